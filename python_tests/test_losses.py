@@ -1,0 +1,179 @@
+"""Losses against loops over anchors and classes, and their gradients against finite differences."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from toplight_ext.losses import (
+    cross_modality_infonce,
+    cross_modality_triplet,
+    feature_domain,
+    identity_consistency,
+    symmetric_kl,
+)
+
+
+def draw(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def softmax(row):
+    total = sum(math.exp(value) for value in row)
+    return [math.exp(value) / total for value in row]
+
+
+def triplet_by_loops(anchors, others, anchor_ids, other_ids, margin):
+    """The hinge of every anchor that has a match and a non-match."""
+    hinges = []
+    for anchor, identity in zip(anchors, anchor_ids, strict=True):
+        pairs = [(math.dist(anchor, other), i == identity) for other, i in zip(others, other_ids, strict=True)]
+        matches = [distance for distance, match in pairs if match]
+        others_apart = [distance for distance, match in pairs if not match]
+        if matches and others_apart:
+            hinges.append(max(0.0, margin + max(matches) - min(others_apart)))
+    return hinges
+
+
+def contrast_by_loops(anchors, others, anchor_ids, other_ids, temperature):
+    """The mean negative log-probability of the matches of every anchor that has one."""
+    values = []
+    for anchor, identity in zip(anchors, anchor_ids, strict=True):
+        cosines = [
+            sum(a * b for a, b in zip(anchor, other, strict=True)) / math.hypot(*anchor) / math.hypot(*other)
+            for other in others
+        ]
+        probabilities = softmax([cosine / temperature for cosine in cosines])
+        matching = [p for p, i in zip(probabilities, other_ids, strict=True) if i == identity]
+        if matching:
+            values.append(-sum(math.log(p) for p in matching) / len(matching))
+    return values
+
+
+PAIRINGS = {
+    "aligned P x K": ([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2]),
+    "unequal counts": ([0, 0, 1], [1, 0, 2, 1, 1]),
+    "visible identity 3 has no match": ([0, 3, 1], [0, 1, 1]),
+    "one identity alone in the infrared": ([0, 1], [0, 0]),
+}
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize(
+    ("loss", "by_loops", "setting"),
+    [
+        (cross_modality_triplet, triplet_by_loops, 0.0),
+        (cross_modality_triplet, triplet_by_loops, 2.5),
+        (cross_modality_infonce, contrast_by_loops, 0.1),
+        (cross_modality_infonce, contrast_by_loops, 0.7),
+    ],
+)
+def test_metric_loss_is_the_mean_over_anchors_of_both_modalities(loss, by_loops, setting, pairing):
+    visible_ids, infrared_ids = PAIRINGS[pairing]
+    visible, infrared = draw(len(visible_ids), 5, seed=1), draw(len(infrared_ids), 5, seed=2)
+    v, i = visible.tolist(), infrared.tolist()
+    values = by_loops(v, i, visible_ids, infrared_ids, setting) + by_loops(i, v, infrared_ids, visible_ids, setting)
+
+    def of_features(a, b):
+        return loss(a, b, torch.tensor(visible_ids), torch.tensor(infrared_ids), setting)
+
+    assert of_features(visible, infrared).item() == pytest.approx(sum(values) / len(values), rel=1e-12)
+    assert torch.autograd.gradcheck(of_features, (visible, infrared))
+
+
+@pytest.mark.parametrize("loss", [cross_modality_triplet, cross_modality_infonce])
+def test_metric_loss_without_any_pair_is_zero_and_has_finite_gradients(loss):
+    visible, infrared = draw(2, 4, seed=1), draw(2, 4, seed=2)
+    value = loss(visible, infrared, torch.tensor([0, 1]), torch.tensor([2, 3]))
+    value.backward()
+    assert value == 0
+    assert not visible.grad.any() and not infrared.grad.any()
+
+
+def test_triplet_has_finite_gradients_where_a_match_is_identical():
+    visible = draw(2, 4)
+    infrared = visible.detach().clone().requires_grad_()
+    cross_modality_triplet(visible, infrared, torch.arange(2), torch.arange(2), margin=100.0).backward()
+    assert torch.isfinite(visible.grad).all() and visible.grad.any()
+
+
+def test_infonce_under_autocast_keeps_full_precision():
+    visible, infrared, ids = (
+        draw(8, 64, seed=1).float(),
+        draw(8, 64, seed=2).float(),
+        torch.arange(4).repeat(2),
+    )
+    outside = cross_modality_infonce(visible, infrared, ids, ids, 0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = cross_modality_infonce(visible, infrared, ids, ids, 0.02)
+    assert inside == outside
+
+
+def test_symmetric_kl_is_half_of_both_directions():
+    a, b = draw(3, 4, seed=1), draw(3, 4, seed=2)
+    expected = 0.0
+    for row_a, row_b in zip(a.tolist(), b.tolist(), strict=True):
+        p, q = softmax(row_a), softmax(row_b)
+        expected += sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)) / 2
+        expected += sum(y * math.log(y / x) for x, y in zip(p, q, strict=True)) / 2
+    assert symmetric_kl(a, b).item() == pytest.approx(expected / 3, rel=1e-12)
+    assert torch.autograd.gradcheck(symmetric_kl, (a, b))
+
+
+@pytest.mark.parametrize(("kl_weight", "smoothing"), [(0.0, 0.0), (0.5, 0.1)])
+def test_identity_consistency_adds_both_cross_entropies_and_the_weighted_divergence(kl_weight, smoothing):
+    a, b, labels = draw(3, 4, seed=1), draw(3, 4, seed=2), [2, 0, 3]
+    expected = 0.0
+    for logits in (a.tolist(), b.tolist()):
+        for row, label in zip(logits, labels, strict=True):
+            target = [smoothing / 4 + (1 - smoothing) * (k == label) for k in range(4)]
+            expected -= sum(t * math.log(p) for t, p in zip(target, softmax(row), strict=True)) / 3
+    expected += kl_weight * symmetric_kl(a, b).item()
+
+    def of_logits(x, y):
+        return identity_consistency(x, y, torch.tensor(labels), kl_weight, smoothing)
+
+    assert of_logits(a, b).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(of_logits, (a, b))
+
+
+def test_feature_domain_sums_over_paths_and_reverses_what_reaches_the_final_maps():
+    torch.manual_seed(0)
+    early, late = nn.Linear(3, 2).double(), nn.Linear(4, 2).double()
+    path_maps, final_maps = (
+        (draw(2, 3, 5, 4, seed=1), draw(3, 3, 5, 4, seed=2)),
+        (draw(2, 4, 2, 3), draw(3, 4, 2, 3)),
+    )
+
+    def by_loops(head, maps):
+        total = 0.0
+        for domain, batch in enumerate(maps):
+            for image in batch:
+                pooled = torch.stack([channel.sum() / channel.numel() for channel in image])
+                scores = head.weight @ pooled + head.bias
+                total = total + (torch.log(torch.exp(scores).sum()) - scores[domain]) / len(batch)
+        return total
+
+    early_error, late_error = by_loops(early, path_maps), by_loops(late, final_maps)
+    expected_heads = torch.autograd.grad(
+        early_error + late_error, [*early.parameters(), *late.parameters()], retain_graph=True
+    )
+    expected_early = torch.autograd.grad(early_error, path_maps)
+    expected_late = torch.autograd.grad(late_error, final_maps)
+
+    class Reverse(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return -0.25 * grad
+
+    loss = feature_domain(path_maps, final_maps, early, late, Reverse.apply)
+    torch.testing.assert_close(loss, early_error + late_error)
+    inputs = [*early.parameters(), *late.parameters(), *path_maps, *final_maps]
+    expected = [*expected_heads, *expected_early, *(-0.25 * grad for grad in expected_late)]
+    torch.testing.assert_close(list(torch.autograd.grad(loss, inputs)), expected)

@@ -1,0 +1,93 @@
+"""Shuffle attention as a module, and the choice of its number of groups."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..errors import InputError
+
+DEFAULT_GROUPS = 64
+
+
+def resolve_groups(channels: int, groups: int | None) -> int:
+    """The number of groups G to use for `channels` C, which must be divisible by 2G.
+
+    Left out (None) it is 64, or the largest valid number below 64, with a warning that names it.
+
+    Raises:
+        InputError: C is odd, or C is not divisible by 2G for the G given.
+    """
+    if channels < 2 or channels % 2:
+        raise InputError(f"shuffle attention halves the channels: their number must be even, got {channels}")
+    half = channels // 2
+    wanted = DEFAULT_GROUPS if groups is None else groups
+    if wanted > 0 and half % wanted == 0:
+        return wanted
+    valid = [divisor for divisor in range(1, half + 1) if half % divisor == 0]
+    if groups is None:
+        largest = max(divisor for divisor in valid if divisor <= wanted)
+        warnings.warn(
+            f"shuffle attention: {channels} channels are not divisible by 2 * {wanted} groups; "
+            f"using {largest} groups, give groups={largest} to silence this",
+            stacklevel=3,
+        )
+        return largest
+    nearest = min(valid, key=lambda divisor: abs(divisor - groups))
+    raise InputError(
+        f"shuffle attention needs channels divisible by 2 * groups: got channels C = {channels} and "
+        f"groups G = {groups}; the nearest valid G is {nearest}"
+    )
+
+
+class ShuffleAttention(nn.Module):
+    """Shuffle attention (SA-Net, Zhang and Yang, 2021): channel and spatial gates per group, then a shuffle.
+
+    (B, C, H, W) -> (B, C, H, W) with 3 * C / G parameters, shared over the groups.
+
+    Args:
+        channels: C, divisible by twice the number of groups.
+        groups: G; left out, 64 or with a warning the largest valid number below.
+        shuffle: whether the halves of all groups are interleaved at the end.
+
+    Raises:
+        InputError: C is not divisible by 2G.
+    """
+
+    eps = 1e-5  # GroupNorm's, as in SA-Net
+
+    def __init__(self, channels: int, groups: int | None = None, shuffle: bool = True):
+        super().__init__()
+        self.channels = channels
+        self.groups = resolve_groups(channels, groups)
+        self.shuffle = shuffle
+        shape = (1, channels // (2 * self.groups), 1, 1)
+        self.channel_weight = nn.Parameter(torch.zeros(shape))
+        self.channel_bias = nn.Parameter(torch.ones(shape))
+        self.spatial_weight = nn.Parameter(torch.zeros(shape))
+        self.spatial_bias = nn.Parameter(torch.ones(shape))
+        self.norm_weight = nn.Parameter(torch.ones(shape))
+        self.norm_bias = nn.Parameter(torch.zeros(shape))
+
+    def op_arguments(self) -> tuple[Tensor | int | float | bool, ...]:
+        """The six parameters, groups, eps and shuffle, in the order in which the ops take them."""
+        return (
+            self.channel_weight,
+            self.channel_bias,
+            self.spatial_weight,
+            self.spatial_bias,
+            self.norm_weight,
+            self.norm_bias,
+            self.groups,
+            self.eps,
+            self.shuffle,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.shuffle_attention(x, *self.op_arguments())
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, groups={self.groups}, shuffle={self.shuffle}"

@@ -1,0 +1,106 @@
+"""FDR: fine-grained dependency reconstruction, the neck of TOPLight, on vectors instead of maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..errors import InputError
+from .attention import ShuffleAttention
+
+
+class SliceEmbedding(nn.Module):
+    """Embeds the slices of one direction together: (B, C, n) -> (B, C_embedded, 1).
+
+    The paper names an embedding of the concatenated slices but not its layers. Our choice: the n slices are
+    concatenated on channels and go through one linear layer, BatchNorm and ReLU to a single vector, so every
+    output channel sees the layout along the direction, which an average pool alone would throw away.
+    n * C * C_embedded + 2 * C_embedded parameters.
+    """
+
+    def __init__(self, channels: int, out_channels: int, slices: int):
+        super().__init__()
+        # The product of a Conv1d over the slice axis with kernel n, which took 2 to 3 times as long on a CPU.
+        self.linear = nn.Linear(channels * slices, out_channels, bias=False)
+        self.norm = nn.BatchNorm1d(out_channels)
+
+    def forward(self, slices: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.linear(slices.flatten(1)))).unsqueeze(2)
+
+
+class FDR(nn.Module):
+    """Slices a map along both directions, embeds the slices, rebuilds the map and attends to it.
+
+    (B, C, H, W) -> (B, C_out, H, W), any H and W, also smaller than the number of slices:
+
+    1. rows = mean over n_h bands of the height and all of the width; columns likewise;
+    2. each embedded to C_out / 2 channels (`SliceEmbedding`, our choice), or left as they are (embed=False);
+    3. re-enlarged bilinearly to H and W, concatenated on channels, rows first;
+    4. shuffle attention.
+
+    All of 2 to 4 runs on vectors: the map is read once in step 1 and written once at the end, not at all by
+    `pooled`. With `embed` the module has (n_h + n_v) * C * C_out / 2 weights, 2 * C_out of BatchNorm and
+    3 * C_out / G of attention: 7.4 million at C = C_out = 1280 and slices (6, 3), more than a small backbone.
+    A smaller `out_channels` brings that down in proportion.
+
+    In training mode the embedding's BatchNorm needs a batch of at least two images.
+
+    Args:
+        channels: C of the input.
+        out_channels: C_out, even; defaults to C with `embed` and is 2C without.
+        slices: (n_h, n_v), the number of bands along height and width.
+        groups: of the shuffle attention; left out, 64 or with a warning the largest valid number below.
+        embed: whether step 2 is done.
+
+    Raises:
+        InputError: C_out is not divisible by twice the groups, C_out is not 2C with embed=False, a slice
+            count below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None = None,
+        slices: tuple[int, int] = (6, 3),
+        groups: int | None = None,
+        embed: bool = True,
+    ):
+        super().__init__()
+        if len(slices) != 2 or min(slices) < 1:
+            raise InputError(f"FDR: slices must be two positive numbers (n_h, n_v), got {slices}")
+        if not embed and out_channels not in (None, 2 * channels):
+            raise InputError(
+                f"FDR: without the embedding out_channels is 2 * channels = {2 * channels}, "
+                f"got {out_channels}; leave it out or use embed=True"
+            )
+        self.channels = channels
+        self.out_channels = out_channels or (channels if embed else 2 * channels)
+        self.slices = tuple(slices)
+        self.embed = embed
+        self.attention = ShuffleAttention(self.out_channels, groups)
+        if embed:
+            self.embed_rows = SliceEmbedding(channels, self.out_channels // 2, slices[0])
+            self.embed_columns = SliceEmbedding(channels, self.out_channels // 2, slices[1])
+
+    def profiles(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps 1 and 2: the row vectors and the column vectors, each (B, C_out / 2, positions)."""
+        rows, columns = ops.slice_pool(x, self.slices)
+        if not self.embed:
+            return rows, columns
+        return self.embed_rows(rows), self.embed_columns(columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = self.profiles(x)
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        arguments = self.attention.op_arguments()
+        return ops.upsample_shuffle_attention(rows, columns, x.shape[2:], *arguments, channels_last=channels_last)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, C_out): the global average pool of the forward, whose map is never written."""
+        rows, columns = self.profiles(x)
+        arguments = self.attention.op_arguments()
+        return ops.upsample_shuffle_attention_pooled(rows, columns, x.shape[2:], *arguments)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, {self.out_channels}, slices={self.slices}, embed={self.embed}"
