@@ -1,0 +1,309 @@
+"""A run folder as a report sees it: every file read with care, whatever is missing or broken said in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..extras import require
+from .text import count, plain
+
+FILES = ("recipe.toml", "metrics.jsonl", "stages.json", "evaluation.json", "ranked.json", "environment.json")
+METRICS = {"r1": "Rank-1", "r5": "Rank-5", "r10": "Rank-10", "r20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
+
+# What a line of metrics.jsonl may hold besides the loss and its parts.
+_NOT_LOSSES = {"step", "epoch", "learning_rate", "images_per_second"}
+# More than a run of ours writes, and little enough for a page that opens at once.
+_MOST_BYTES = 256 << 20
+_MOST_ROWS = 40
+_MOST_STAGES = 12
+_MOST_PARTS = 6
+_MOST_SETTINGS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One evaluation: figures are fractions of 1 by metric name, `cmc` the hit rate at rank 1, 2, ..."""
+
+    name: str
+    label: str
+    figures: dict[str, float]
+    std: dict[str, float]
+    trials: int | None
+    protocol: str
+    metric: str
+    queries: int | None
+    cmc: tuple[float, ...]
+
+    @property
+    def test(self) -> tuple:
+        """What two evaluations must share for their figures to be compared."""
+        return self.protocol, self.metric, self.queries, self.trials
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """What a stage wrote while it trained: arrays (T,) over the logged steps, NaN where a line lacks the value."""
+
+    name: str
+    steps: np.ndarray
+    losses: dict[str, np.ndarray]  # "loss" first, then its parts
+    learning_rate: np.ndarray
+    epochs: int
+    seconds: float | None  # None: the stage has not ended
+    images_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image of a ranked list; `correct` and `distance` (to the query) only for gallery images."""
+
+    path: str
+    identity: str
+    camera: str
+    modality: str
+    correct: bool | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query image and its nearest gallery images, nearest first."""
+
+    picture: Picture
+    gallery: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All that a run folder tells; `notes` are sentences on what it does not tell."""
+
+    name: str
+    recipe: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)  # of the recipe, keys dotted
+    stages: tuple[Stage, ...] = ()
+    rows: tuple[Row, ...] = ()
+    queries: tuple[Query, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def result(self) -> Row | None:
+        """The last evaluation."""
+        return self.rows[-1] if self.rows else None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        InputError: it is no folder, or has none of the files of a run.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the folder that 'toplight train' wrote")
+    if not any((folder / name).is_file() for name in FILES):
+        raise InputError(f"{folder}: not a run folder, it has none of {', '.join(FILES)}")
+    notes: list[str] = []
+    recipe = _read_text(folder / "recipe.toml", notes)
+    return Run(
+        name=folder.resolve().name or str(folder),
+        recipe=recipe,
+        settings=_settings(recipe, notes),
+        stages=_stages(_read_text(folder / "metrics.jsonl", notes), _read_json(folder / "stages.json", notes), notes),
+        rows=_rows(_read_json(folder / "evaluation.json", notes), notes),
+        queries=read_queries(_read_json(folder / "ranked.json", notes), notes),
+        environment=_flat(_read_json(folder / "environment.json", notes)),
+        notes=tuple(notes),
+    )
+
+
+def read_rows(results: Iterable[object]) -> list[Row]:
+    """Evaluations in the form of evaluation.json; what is no object is left out."""
+    return [_row(entry) for entry in results if isinstance(entry, Mapping)]
+
+
+def read_queries(ranked: object, notes: list[str]) -> tuple[Query, ...]:
+    """Ranked lists in the form of ranked.json; entries without a readable form are counted into `notes`."""
+    entries = _list(ranked, "queries")
+    queries = tuple(
+        Query(_picture(entry), tuple(_picture(g) for g in _list(entry, "gallery") if isinstance(g, Mapping)))
+        for entry in entries
+        if isinstance(entry, Mapping)
+    )
+    if len(queries) < len(entries):
+        notes.append(f"ranked.json: {count(len(entries) - len(queries), 'entry')} could not be read.")
+    return queries
+
+
+def number(value: object) -> float | None:
+    """A finite float of sane size, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) <= 1e15 else None  # false for NaN as well
+
+
+def _read_text(path: Path, notes: list[str]) -> str | None:
+    if not path.is_file():  # a device or a pipe under that name is not opened either
+        notes.append(f"{path.name} is missing.")
+        return None
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            notes.append(f"{path.name} is larger than {_MOST_BYTES >> 20} MiB and was not read.")
+            return None
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        notes.append(f"{path.name} could not be read: {error.strerror}.")
+        return None
+
+
+def _read_json(path: Path, notes: list[str]) -> object:
+    text = _read_text(path, notes)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        notes.append(f"{path.name} is not valid JSON: {plain(error)}.")
+        return None
+
+
+def _list(value: object, key: str) -> list:
+    found = value.get(key) if isinstance(value, Mapping) else None
+    return found if isinstance(found, list) else []
+
+
+def _picture(entry: Mapping) -> Picture:
+    correct = entry.get("correct")
+    return Picture(
+        path=str(entry.get("path", "")),
+        identity=str(entry.get("identity", "?")),
+        camera=str(entry.get("camera", "?")),
+        modality=str(entry.get("modality", "")),
+        correct=correct if isinstance(correct, bool) else None,
+        distance=number(entry.get("distance")),
+    )
+
+
+def _rows(evaluation: object, notes: list[str]) -> tuple[Row, ...]:
+    rows = read_rows(_list(evaluation, "results"))
+    if evaluation is not None and not rows:
+        notes.append("evaluation.json holds no result.")
+    if len(rows) > _MOST_ROWS:
+        notes.append(f"evaluation.json: only the last {_MOST_ROWS} of {len(rows):,} results are shown.")
+    return tuple(rows[-_MOST_ROWS:])
+
+
+def _row(entry: Mapping) -> Row:
+    std = entry.get("std")
+    trials, queries = number(entry.get("trials")), number(entry.get("valid_queries"))
+    cmc = [number(value) for value in _list(entry, "cmc")[:100]]
+    return Row(
+        name=str(entry.get("name", "")),
+        label=str(entry.get("label") or entry.get("name") or "evaluation"),
+        figures=_figures(entry),
+        std=_figures(std) if isinstance(std, Mapping) else {},
+        trials=None if trials is None else int(trials),
+        protocol=str(entry.get("protocol", "")),
+        metric=str(entry.get("metric", "")),
+        queries=None if queries is None else int(queries),
+        cmc=() if None in cmc else tuple(cmc),
+    )
+
+
+def _figures(entry: Mapping) -> dict[str, float]:
+    return {name: value for name in METRICS if (value := number(entry.get(name))) is not None}
+
+
+def _stages(text: str | None, finished: object, notes: list[str]) -> tuple[Stage, ...]:
+    """Group the lines of metrics.jsonl by stage and add what stages.json says of the stages that have ended."""
+    entries = finished if isinstance(finished, list) else []
+    ends = {str(entry.get("stage")): entry for entry in entries if isinstance(entry, Mapping)}
+    lines = _lines_by_stage(text or "", notes)
+    names = list(dict.fromkeys([*ends, *lines]))  # a stage without steps, as the soup, stands in stages.json alone
+    if len(names) > _MOST_STAGES:
+        notes.append(f"Only the first {_MOST_STAGES} of {len(names):,} stages are shown.")
+    stages = tuple(_stage(n, lines.get(n, {}), ends.get(n), notes) for n in names[:_MOST_STAGES])
+    notes.extend(f"Stage {plain(stage.name)} has not ended." for stage in stages if stage.seconds is None)
+    return stages
+
+
+def _lines_by_stage(text: str, notes: list[str]) -> dict[str, dict[float, Mapping]]:
+    """{stage: {step: line}}, in order of first mention; of a step that stands there twice the last line."""
+    found: dict[str, dict[float, Mapping]] = {}
+    broken = 0
+    for text_line in text.split("\n"):  # not splitlines: JSON may hold other line separators
+        if not text_line.strip():
+            continue
+        try:
+            line = json.loads(text_line)
+        except (ValueError, RecursionError):
+            line = None
+        step = number(line.get("step")) if isinstance(line, Mapping) else None
+        if step is None:
+            broken += 1
+        else:
+            found.setdefault(str(line.get("stage", "training")), {})[step] = line
+    if broken:
+        notes.append(f"metrics.jsonl: {count(broken, 'line')} could not be read.")
+    return found
+
+
+def _stage(name: str, lines: Mapping[float, Mapping], end: Mapping | None, notes: list[str]) -> Stage:
+    steps = sorted(lines)
+    logged = [lines[step] for step in steps]
+    keys = {key: None for line in logged for key in line if number(line[key]) is not None}
+    parts = sorted((key for key in keys if key not in _NOT_LOSSES), key=lambda key: key != "loss")
+    if len(parts) > _MOST_PARTS:
+        notes.append(f"Stage {plain(name)}: only {_MOST_PARTS} of {len(parts):,} loss terms are drawn.")
+    losses = {part: _column(logged, part) for part in parts[:_MOST_PARTS]}
+    if len(losses) == 2 and np.array_equal(*losses.values(), equal_nan=True):
+        losses.popitem()  # a loss of one term is drawn once
+    return Stage(
+        name=name,
+        steps=np.array(steps, dtype=np.float64),
+        losses=losses,
+        learning_rate=_column(logged, "learning_rate"),
+        epochs=len({line.get("epoch") for line in logged if number(line.get("epoch")) is not None}),
+        seconds=number(end.get("seconds")) if end else None,
+        images_per_second=number(end.get("images_per_second")) if end else None,
+    )
+
+
+def _column(lines: list[Mapping], key: str) -> np.ndarray:
+    values = (number(line.get(key)) for line in lines)
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _settings(recipe: str | None, notes: list[str]) -> dict[str, str]:
+    if recipe is None:
+        return {}
+    parser = require("tomllib" if sys.version_info >= (3, 11) else "tomli", extra="train")
+    try:
+        return _flat(parser.loads(recipe))
+    except (ValueError, RecursionError) as error:
+        notes.append(f"recipe.toml is not valid TOML: {plain(error)}.")
+        return {}
+
+
+def _flat(value: object, prefix: str = "", depth: int = 8) -> dict[str, str]:
+    """Nested tables as one, {'optimiser.name': 'AdamW'}; lists and numbers as text, below `depth` nothing."""
+    flat: dict[str, str] = {}
+    for key, entry in value.items() if isinstance(value, Mapping) and depth else ():
+        name = f"{prefix}{key}"
+        if isinstance(entry, list) and entry and all(isinstance(item, Mapping) for item in entry):
+            entry = {str(position): item for position, item in enumerate(entry, start=1)}
+        if isinstance(entry, Mapping):
+            flat.update(_flat(entry, f"{name}.", depth - 1))
+        else:
+            flat[name] = "none" if entry is None else str(entry)
+        if len(flat) > _MOST_SETTINGS:
+            break
+    return flat
