@@ -1,0 +1,93 @@
+"""Recipes: strict keys and types, bases, overrides, and the way back to TOML."""
+
+import pytest
+
+from toplight_ext.errors import InputError
+from toplight_ext.training import installed_recipes, load_recipe
+from toplight_ext.training.recipe import recipe_to_toml
+
+MINIMAL = """
+name = "tiny"
+[data]
+name = "csv"
+root = "train"
+[test]
+name = "csv"
+root = "dev"
+[vi]
+epochs = 3
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(text, name="recipe.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_defaults_are_filled_in_and_toml_leads_back(recipe_file):
+    recipe = load_recipe(recipe_file(MINIMAL))
+    assert recipe.stages == ("vi",)
+    assert recipe.vi.epochs == 3 and recipe.vi.identities == 16 and recipe.pretrain is None
+    assert load_recipe(recipe_file(recipe_to_toml(recipe), "resolved.toml")) == recipe
+
+
+@pytest.mark.parametrize("name", sorted(installed_recipes()))
+def test_every_installed_recipe_loads(name):
+    assert load_recipe(name).stages
+
+
+def test_a_base_is_merged_key_by_key(recipe_file):
+    recipe_file(MINIMAL, "base.toml")
+    recipe = load_recipe(recipe_file('base = "base.toml"\n[vi]\nmargin = 0.5\n', "change.toml"))
+    assert recipe.vi.epochs == 3 and recipe.vi.margin == 0.5
+
+
+def test_overrides_take_toml_values_and_bare_words(recipe_file):
+    overrides = ["vi.epochs=7", "data.root=/images/a b", "size=[64, 32]", "vi.visible.colour={hue = 5}"]
+    recipe = load_recipe(recipe_file(MINIMAL), overrides)
+    assert recipe.vi.epochs == 7 and recipe.data.root == "/images/a b" and recipe.size == (64, 32)
+    assert recipe.vi.visible.colour.hue == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("vi.epochz=3", "unknown key 'vi.epochz': did you mean 'epochs'"),
+        ("vi.epochs=many", "'vi.epochs' should be int, not 'many'"),
+        ("vi.epochs=true", "'vi.epochs' should be int, not True"),
+        ("size=[64]", "'size' should be"),
+        ("vi.optimiser.name=adam", "'vi.optimiser.name' should be one of 'adamw', 'sgd'"),
+        ("vi=3", "'vi' should be"),
+        ("vi.visible.generic.crop_scale=[2.0, 3.0]", "crop_scale"),
+        ("novalue", "expected KEY=VALUE"),
+    ],
+)
+def test_errors_name_the_key(recipe_file, change, message):
+    with pytest.raises(InputError, match=message.replace("[", r"\[")):
+        load_recipe(recipe_file(MINIMAL), [change])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "not valid TOML"),
+        ('name = "x"', "missing 'data', 'test'"),
+        (MINIMAL + "[pretrain]\n", "pretraining_data"),
+        (MINIMAL + "[soup]\n", "soup averages the two paths"),
+        (MINIMAL.replace("[vi]\nepochs = 3", ""), "no stage"),
+        ('base = "recipe.toml"', "its own base"),
+    ],
+)
+def test_files_that_are_no_recipe(recipe_file, text, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe(recipe_file(text))
+
+
+def test_an_unknown_recipe_lists_the_installed_ones():
+    with pytest.raises(InputError, match="roadscene"):
+        load_recipe("no-such-recipe")
