@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "Write one self-contained HTML report of one or several runs.")
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    report.add_argument("--out", type=Path, help="default: report.html in the run's folder; of several runs comparison.html in the first")
+    report.add_argument("--out", type=Path, help="default: report.html, of several runs comparison.html, in the first")
     return parser
 
 

@@ -49,14 +49,14 @@ def extract_features(
         Features in the order of the samples, float32 (N, D).
     """
     device = torch.device(device)
-    model = model.to(device).eval()
+    model = model.to(device, memory_format=torch.channels_last).eval()
     rows: dict[int, np.ndarray] = {}
     with progress_bar("features", len(samples)) as advance:
         for modality in Modality:
             positions = [i for i, sample in enumerate(samples) if sample.modality is modality]
             for indices, images in _batches(samples, positions, size, batch_size, device, threads):
-                embedding = model.embed(images.to(device), modality.value).float().cpu().numpy()
-                rows.update(zip(indices, embedding, strict=True))
+                embedding = model.embed(images.to(device, memory_format=torch.channels_last), modality.value)
+                rows.update(zip(indices, embedding.float().cpu().numpy(), strict=True))
                 advance(len(indices))
     return Features(
         features=np.stack([rows[i] for i in range(len(samples))]),

@@ -60,6 +60,7 @@ def train_stage(run: Run, stage: Stage, device: torch.device) -> tuple[float, in
         TrainingError: the loss is not finite; the weights are those before the step.
         Interrupted: a signal asked to stop; the checkpoint is written.
     """
+    stage.trained.to(device, memory_format=torch.channels_last)
     optimiser = build_optimiser(stage.trained, stage.optimiser)
     state = _restore(run, stage, optimiser)
     step, images, began = state["step"], state["images"], time.monotonic() - state["seconds"]
@@ -139,8 +140,8 @@ def build_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optim
         {"params": [p for p in trained if p.squeeze().ndim <= 1], "weight_decay": 0.0},
     ]
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True, fused=True)
 
 
 def learning_rate(settings: Optimiser, step: int, steps_per_epoch: int, steps: int) -> float:

@@ -54,8 +54,7 @@ def run_stage(run: Run, name: str, before: Path | None, device: torch.device) ->
     if name == "soup":
         model, spent = _soup(recipe, before, device)
     else:
-        stage = _STAGES[name](recipe, weights)
-        stage.trained.to(device)
+        stage = _STAGES[name](recipe, weights, device)
         spent = train_stage(run, stage, device)
         model = stage.model
     save_weights(run.weights(name), model, stage=name, recipe=recipe.name, size=recipe.size)
@@ -82,7 +81,7 @@ def _network(recipe: Recipe, weights: Weights | None, **arguments) -> DualPathNe
     return model
 
 
-def _pretrain(recipe: Recipe, weights: Weights | None) -> Stage:
+def _pretrain(recipe: Recipe, weights: Weights | None, device: torch.device) -> Stage:
     """Stage 0: one path, cross entropy on the identities (classes) of the visible images."""
     settings = recipe.pretrain
     samples, labels, classes = _labelled(recipe.pretraining_data)
@@ -90,15 +89,15 @@ def _pretrain(recipe: Recipe, weights: Weights | None) -> Stage:
     order = ShuffledSampler(samples, settings.batch_size, recipe.seed)
 
     def terms(batch: Batch) -> dict[str, Tensor]:
-        logits = model(_to(batch.images[0][0], model)).logits
-        target = _to(torch.from_numpy(labels[batch.indices[0]]), model)
+        logits = model(_on(device, batch.images[0][0])).logits
+        target = _target(labels, batch.indices[0], device)
         return {"identity": F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing)}
 
     stream = Stream(samples, order.batch, views=(settings.augmentation,))
     return Stage("pretrain", model, model, (stream,), terms, order.steps_per_epoch, settings.epochs, settings.optimiser)
 
 
-def _top(recipe: Recipe, weights: Weights | None) -> Stage:
+def _top(recipe: Recipe, weights: Weights | None, device: torch.device) -> Stage:
     """Stage 1: every image through both paths; L_idc makes them agree, L_fd makes Blocks 1-4 specialise."""
     settings = recipe.top
     samples, labels, classes = _labelled(recipe.pretraining_data)
@@ -112,9 +111,9 @@ def _top(recipe: Recipe, weights: Weights | None) -> Stage:
     order = ShuffledSampler(samples, settings.batch_size, recipe.seed)
 
     def terms(batch: Batch) -> dict[str, Tensor]:
-        first, second = (_to(view, model) for view in batch.images[0])
+        first, second = (_on(device, view) for view in batch.images[0])
         output = model(visible=first, infrared=second, maps=True)
-        target = _to(torch.from_numpy(labels[batch.indices[0]]), model)
+        target = _target(labels, batch.indices[0], device)
         logits = output.logits.chunk(2)
         return {
             "identity_consistency": losses.identity_consistency(
@@ -176,9 +175,10 @@ def reestimate_statistics(model: DualPathNetwork, pairs: Iterable[tuple[Tensor, 
         norm.reset_running_stats()
         norm.momentum = None
     model.train()
+    device = next(model.parameters()).device
     images = 0
     for visible, infrared in pairs:
-        model(_to(visible, model), _to(infrared, model))
+        model(_on(device, visible), _on(device, infrared))
         images += len(visible) + len(infrared)
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -186,7 +186,7 @@ def reestimate_statistics(model: DualPathNetwork, pairs: Iterable[tuple[Tensor, 
     return images
 
 
-def _vi(recipe: Recipe, weights: Weights | None) -> Stage:
+def _vi(recipe: Recipe, weights: Weights | None, device: torch.device) -> Stage:
     """Stage 3: two stems, the rest shared; identity loss on the logits, metric losses across modalities."""
     settings = recipe.vi
     samples, labels, classes = _labelled(recipe.data)
@@ -203,8 +203,8 @@ def _vi(recipe: Recipe, weights: Weights | None) -> Stage:
 
     def terms(batch: Batch) -> dict[str, Tensor]:
         (visible,), (infrared,) = batch.images
-        output = model(_to(visible, model), _to(infrared, model))
-        target = [_to(torch.from_numpy(labels[rows]), model) for rows in batch.indices]
+        output = model(_on(device, visible), _on(device, infrared))
+        target = [_target(labels, rows, device) for rows in batch.indices]
         found = {}
         if settings.identity_weight:
             found["identity"] = settings.identity_weight * F.cross_entropy(
@@ -227,8 +227,13 @@ def _vi(recipe: Recipe, weights: Weights | None) -> Stage:
     return Stage("vi", model, model, streams, terms, sampler.steps_per_epoch, settings.epochs, settings.optimiser)
 
 
-def _to(batch: Tensor, model: nn.Module) -> Tensor:
-    return batch.to(next(model.parameters()).device, non_blocking=True)
+def _on(device: torch.device, images: Tensor) -> Tensor:
+    # Depthwise convolutions run 1.6 times as fast on channels_last, on a CPU.
+    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
+
+
+def _target(labels: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(labels[rows]).to(device, non_blocking=True)
 
 
 _STAGES = {"pretrain": _pretrain, "top": _top, "vi": _vi}
