@@ -1,0 +1,242 @@
+"""Batches of images from streams of samples: the same definition for training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..extras import require
+from .augmentation import Augmentation
+from .header import read_image
+from .parameters import stream_fields, view_arguments
+from .samples import Sample
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is drawn together from one list of samples.
+
+    samples: the list that the indices point into.
+    indices: step -> (B,) positions in `samples`; every stream of a pipeline gives equally many.
+    views: each decoded image is shown once per entry, augmented by it; None is the whole image, resized.
+    share_geometry: all views get view 0's window, deformation and flip.
+
+    Raises:
+        InputError: the geometry is to be shared by views of different generic ranges.
+    """
+
+    samples: Sequence[Sample]
+    indices: Callable[[int], np.ndarray]
+    views: tuple[Augmentation | None, ...]
+    share_geometry: bool = False
+
+    def __post_init__(self) -> None:
+        if self.share_geometry and len({view and view.generic for view in self.views}) > 1:
+            raise InputError("share_geometry: the views have different generic ranges; make them equal")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images[stream][view] is float32 (B, 3, H, W), normalised; indices[stream] is (B,)."""
+
+    images: tuple[tuple[torch.Tensor, ...], ...]
+    indices: tuple[np.ndarray, ...]
+
+
+class ImagePipeline:
+    """Iterating gives the batches of steps `start_step` .. `start_step + steps - 1`, anew each time.
+
+    A batch is a function of (streams, size, seed, step) alone, whatever the number of threads and wherever the
+    iteration started, so a run resumes exactly by starting at its step. Reading and decoding run ahead of the
+    caller by two batches. As a context manager it stops its threads at the end of the block; otherwise they stop
+    with the iterator.
+
+    Args:
+        size: height and width of the images in pixels.
+        device: "cpu", or "cuda" to decode, augment and leave the images on the GPU.
+        threads: that decode and augment.
+        mean, std: of the red, green and blue channel, for pixels in 0..1.
+
+    Raises:
+        InputError: while iterating, at the batch in question: an image is missing, empty, truncated, too large or
+            cannot be decoded; the message names the file.
+        MissingExtra: DALI is not installed.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        size: tuple[int, int],
+        steps: int,
+        seed: int = 0,
+        start_step: int = 0,
+        device: str = "cpu",
+        threads: int = 2,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        self._streams = tuple(streams)
+        self._size, self._seed, self._gpu = tuple(size), seed, device != "cpu"
+        self._first, self._end = start_step, start_step + steps
+        self._threads, self._mean, self._std = threads, mean, std
+        self._running: Iterator[Batch] | None = None
+
+    def __len__(self) -> int:
+        return self._end - self._first
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        self._running = self._batches(_graph())
+        return self._running
+
+    def __enter__(self) -> ImagePipeline:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the iteration that is under way and its threads."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _batches(self, graph: ModuleType) -> Iterator[Batch]:
+        if len(self) == 0:
+            return
+        feed = _Feed(self._streams, self._size, self._seed, self._first, self._end)
+        pipeline = graph.build_pipeline(
+            feed,
+            [(stream.views, stream.share_geometry) for stream in self._streams],
+            self._size,
+            self._mean,
+            self._std,
+            batch_size=feed.batch_size,
+            gpu=torch.cuda.current_device() if self._gpu else None,
+            threads=self._threads,
+        )
+        for step in range(self._first, self._end):
+            outputs, failure = _run(pipeline)
+            if outputs is None:
+                break
+            images = iter([_to_torch(output, self._gpu) for output in outputs])
+            yield Batch(
+                images=tuple(tuple(next(images) for _ in stream.views) for stream in self._streams),
+                indices=feed.indices.pop(step),
+            )
+        else:
+            return
+        del pipeline, outputs  # whoever keeps the error keeps this frame, and would keep DALI's threads with it
+        raise feed.error if failure is None else self._explained(failure, feed.indices[step])
+
+    def _explained(self, failure: RuntimeError, indices: tuple[np.ndarray, ...]) -> Exception:
+        """DALI does not say which image of a batch it could not decode. If it was not that: DALI's own error."""
+        for stream, rows in zip(self._streams, indices, strict=True):
+            for path in undecodable([stream.samples[i].path for i in rows], self._threads):
+                error = InputError(f"{path}: the image cannot be decoded; replace it or drop it from the list")
+                error.__cause__ = failure
+                return error
+        return failure
+
+
+class _Feed:
+    """What DALI asks for, call by call: the encoded images and operator arguments of one step.
+
+    DALI asks ahead. What goes wrong is therefore kept in `error` and ends the input, so that it reaches the caller
+    at its own step, after the good batches before it.
+    """
+
+    def __init__(self, streams: tuple[Stream, ...], size: tuple[int, int], seed: int, first: int, end: int):
+        self._streams, self._size, self._seed, self._first, self._end = streams, size, seed, first, end
+        self.indices: dict[int, tuple[np.ndarray, ...]] = {}
+        self.error: Exception | None = None
+        self.batch_size = len(self._draw(first)[0])
+
+    def __call__(self, call: int) -> tuple:
+        step = self._first + call
+        if step >= self._end or self.error is not None:
+            raise StopIteration
+        try:
+            indices = self.indices[step] = self._draw(step)
+            return tuple(part for i in range(len(indices)) for part in self._parts(step, i, indices[i]))
+        except InputError as error:
+            self.error = InputError(*error.args)  # without a traceback, which would hold DALI's frames and threads
+        except Exception as error:
+            self.error = error
+        raise StopIteration
+
+    def _draw(self, step: int) -> tuple[np.ndarray, ...]:
+        indices = tuple(stream.indices(step) for stream in self._streams)
+        if len({len(rows) for rows in indices}) > 1:
+            raise ValueError(f"the streams give batches of different length: {[len(rows) for rows in indices]}")
+        return indices
+
+    def _parts(self, step: int, number: int, rows: np.ndarray) -> Iterator:
+        stream = self._streams[number]
+        yield [_encoded(stream.samples[i].path) for i in rows]
+        fields = stream_fields(stream.views, stream.share_geometry)
+        for position, (view, names) in enumerate(zip(stream.views, fields, strict=True)):
+            if names:
+                arguments = view_arguments(view, len(rows), self._size, self._seed, (step, number, position))
+                yield from (arguments[name] for name in names)
+
+
+def undecodable(paths: Sequence[Path], threads: int = 2, batch_size: int = 16) -> list[Path]:
+    """Those of the paths whose image has a sound header and still cannot be decoded."""
+    graph, decoder = _graph(), None
+    failed = []
+    todo = [list(paths[i : i + batch_size]) for i in range(0, len(paths), batch_size)]
+    while todo:
+        group = todo.pop()
+        decoder = decoder or graph.build_decoder(batch_size, threads)
+        try:
+            decoder.run(encoded=[_encoded(path) for path in group])
+        except RuntimeError:
+            decoder = None
+            half = len(group) // 2
+            if half:
+                todo += [group[half:], group[:half]]
+            else:
+                failed += group
+    return failed
+
+
+def _encoded(path: Path) -> np.ndarray:
+    return np.frombuffer(read_image(path), np.uint8)
+
+
+def _graph() -> ModuleType:
+    require("nvidia.dali", extra="train")
+    from . import graph
+
+    return graph
+
+
+def _run(pipeline) -> tuple[tuple | None, RuntimeError | None]:
+    """DALI's next outputs; or None and its error, which is None at the end of the input."""
+    try:
+        return pipeline.run(), None
+    except StopIteration:
+        return None, None
+    except RuntimeError as error:
+        return None, error.with_traceback(None)
+
+
+def _to_torch(output, gpu: bool) -> torch.Tensor:
+    """The batch as a tensor. On the CPU it is DALI's memory, which the tensor keeps alive."""
+    tensor = torch.from_dlpack(output.as_tensor())
+    if not gpu:
+        return tensor
+    # DALI frees in the order of its own stream, which does not wait for torch's.
+    copy = tensor.clone()
+    torch.cuda.current_stream().synchronize()
+    return copy

@@ -1,0 +1,61 @@
+"""What every data set becomes: a list of `Sample`. Everything after that does not know the data set."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+class Modality(enum.Enum):
+    """The spectrum an image was taken in."""
+
+    VISIBLE = "visible"
+    INFRARED = "infrared"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image file and what is known about it.
+
+    `identity` is a number or a name, of one kind within a data set; `camera` is the data set's own number.
+    """
+
+    path: Path
+    identity: int | str
+    modality: Modality
+    camera: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A list row or file that a data set refuses; `where` names it, `what` says what is wrong with it."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a data set's reader found: the usable samples and every row it had to refuse."""
+
+    samples: list[Sample]
+    problems: list[Problem]
+
+
+def identity_labels(samples: Sequence[Sample]) -> tuple[np.ndarray, list[int | str]]:
+    """Class labels 0..C-1 of the samples, (N,) int64, and the C identities in label order."""
+    identities = sorted({sample.identity for sample in samples})
+    label = {identity: i for i, identity in enumerate(identities)}
+    return np.array([label[sample.identity] for sample in samples], dtype=np.int64), identities
+
+
+def of_modality(samples: Iterable[Sample], modality: Modality) -> list[Sample]:
+    """The samples of one modality, in their order."""
+    return [sample for sample in samples if sample.modality is modality]
