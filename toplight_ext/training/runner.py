@@ -11,6 +11,7 @@ import torch
 
 from .. import evaluation
 from ..data import Sample, load_dataset
+from ..extras import require
 from ..inference import extract_features, pick_device
 from ..models import load_weights
 from .recipe import Recipe
@@ -42,6 +43,9 @@ def resume(folder: Path) -> Run:
 
 
 def _check(recipe: Recipe) -> None:
+    """What can be found wrong before anything is written."""
+    for package in ("timm", "nvidia.dali", "safetensors"):
+        require(package, extra="train")
     pick_device(recipe.device)
     _protocol(recipe)
     for dataset in filter(None, (recipe.data, recipe.test, recipe.pretraining_data)):
