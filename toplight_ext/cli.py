@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _json(doctor)
 
     demo = command("demo", _demo, "Run all four stages on a drawn visible-infrared set and report what each brought.")
-    demo.add_argument("--out", type=Path, default=Path("toplight-demo"), help="folder of the run (new or empty)")
+    demo.add_argument("--out", type=Path, default=Path("toplight-demo"), help="new or empty folder")
     demo.add_argument("--seed", type=int, default=0)
     _json(demo)
 
