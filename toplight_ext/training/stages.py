@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -191,6 +192,8 @@ def _vi(recipe: Recipe, weights: Weights | None, device: torch.device) -> Stage:
     settings = recipe.vi
     samples, labels, classes = _labelled(recipe.data)
     sampler = CrossModalitySampler(samples, settings.identities, settings.images_per_identity, recipe.seed)
+    if sampler.unpaired:
+        print(f"{len(sampler.unpaired)} identities lack a modality and are never drawn", file=sys.stderr)
     model = _network(
         recipe,
         weights,
