@@ -241,14 +241,15 @@ def _parameter_gradients(
     K: tl.constexpr,  # values per parameter
     ACC: tl.constexpr,  # type of the sums
     BLOCK: tl.constexpr,  # pairs per step
+    STEPS: tl.constexpr,  # ceil(pairs / BLOCK)
 ):
     k = tl.program_id(0)
     channel_weight = tl.zeros((BLOCK,), ACC)
     channel_bias = tl.zeros((BLOCK,), ACC)
     spatial_dot = tl.zeros((BLOCK,), ACC)
     spatial_sum = tl.zeros((BLOCK,), ACC)
-    for start in range(0, pairs, BLOCK):
-        pair = start + tl.arange(0, BLOCK)
+    for step in range(STEPS):
+        pair = step * BLOCK + tl.arange(0, BLOCK)
         channel = sums + pair.to(tl.int64) * (2 * K) + k
         inside = pair < pairs
         channel_weight += tl.load(channel, mask=inside, other=0.0)
@@ -344,7 +345,16 @@ def shuffle_attention_backward(
             *upstream[1:], *read[1:], written.channel, written.width, **plan,
         )  # fmt: skip
         _parameter_gradients[(plan["K"],)](
-            sums, parameters[2], parameters[4], parameters[5], gradients, images * channels, images * groups,
-            K=plan["K"], ACC=plan["ACC"], BLOCK=REDUCED_AT_ONCE,
-        )  # fmt: skip
+            sums,
+            parameters[2],
+            parameters[4],
+            parameters[5],
+            gradients,
+            images * channels,
+            images * groups,
+            K=plan["K"],
+            ACC=plan["ACC"],
+            BLOCK=REDUCED_AT_ONCE,
+            STEPS=triton.cdiv(images * groups, REDUCED_AT_ONCE),
+        )
     return dx, *gradients
