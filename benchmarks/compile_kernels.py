@@ -2,7 +2,8 @@
 
 The ops are called on meta tensors with launching replaced by recording; what is recorded is compiled, pointers and
 sizes declared divisible by 16 where the real launch would find them so. For every kernel it prints registers,
-loads with the widest of them, stores likewise, and instructions that touch spilled registers; any of those fails.
+loads with the widest of them, stores likewise, and instructions that touch spilled registers. Any of those fails,
+except for doubles, which are there for gradient checks: for them the assembler spills a few by choice.
 
     python benchmarks/compile_kernels.py [--architectures 80 90]
 """
@@ -160,8 +161,8 @@ def main() -> int:
             for architecture in architectures:
                 line, spills = describe(launch.compile(architecture))
                 print(f"sm_{architecture} {name} {launch.name:40} {line}", flush=True)
-                spilled += spills > 0
-    print(f"{len(seen) * len(architectures)} kernels compiled, {spilled} with spills")
+                spilled += spills > 0 and "fp64" not in name
+    print(f"{len(seen) * len(architectures)} kernels compiled, {spilled} with spills that should have none")
     return 1 if spilled else 0
 
 
