@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import InputError
+from ..ops._registration import is_channels_last
 from .attention import ShuffleAttention
 
 
@@ -92,9 +93,10 @@ class FDR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.profiles(x)
-        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         arguments = self.attention.op_arguments()
-        return ops.upsample_shuffle_attention(rows, columns, x.shape[2:], *arguments, channels_last=channels_last)
+        return ops.upsample_shuffle_attention(
+            rows, columns, x.shape[2:], *arguments, channels_last=is_channels_last(x)
+        )
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C_out): the global average pool of the forward, whose map is never written."""
