@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from filling import filled
 from torch import nn
 
 from toplight_ext.losses import (
@@ -12,6 +13,7 @@ from toplight_ext.losses import (
     feature_domain,
     identity_consistency,
     symmetric_kl,
+    weighted_regularised_triplet,
 )
 
 
@@ -109,6 +111,38 @@ def test_infonce_under_autocast_keeps_full_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = cross_modality_infonce(visible, infrared, ids, ids, 0.02)
     assert inside == outside
+
+
+# By https://github.com/mangye16/Cross-Modal-Re-ID-baseline at e817a2672c1e, loss.py, TripletLoss_WRT in float64 on
+# filled("features", (10, 8), -scale, scale): the loss and its gradient to row 3. At 12 the nearest non-matches are
+# so far that the code's guard against division by 0 outweighs them.
+AGW_TRIPLET = {
+    0.5: (0.632767896, [-0.0267905035, -0.0201601427, 0.0198837189, -0.0048994091,
+                        0.0133460159, -0.0342203218, 0.010536959, 0.0129950501]),
+    3.0: (1.5318151348, [-0.0818821035, -0.0511604297, -0.0018245863, 0.0145203679,
+                         0.0572280976, -0.0900047197, 0.0033089624, -0.0385388835]),
+    12.0: (26.5281131153, [-0.0194889326, 0.0206925419, -0.0190545109, -0.0562807537,
+                           -0.0114403712, -0.0228821431, 0.0556790424, -0.0378943437]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", AGW_TRIPLET)
+def test_weighted_regularised_triplet_is_that_of_agw(scale):
+    golden, golden_gradient = AGW_TRIPLET[scale]
+    features = filled("features", (10, 8), -scale, scale).requires_grad_()
+    loss = weighted_regularised_triplet(features, torch.tensor([0, 0, 1, 1, 2, 0, 0, 1, 1, 2]))
+    (gradient,) = torch.autograd.grad(loss, features)
+    # The code sets the distance of an image to itself to 1e-6, where it is 0.
+    assert loss.item() == pytest.approx(golden, abs=1e-7)
+    assert gradient[3].tolist() == pytest.approx(golden_gradient, abs=1e-7)
+
+
+@pytest.mark.parametrize("identities", [[0, 1, 2, 3], [0, 0, 0, 0]], ids=["no match", "no non-match"])
+def test_weighted_regularised_triplet_is_finite_without_pairs(identities):
+    features = draw(4, 6)
+    loss = weighted_regularised_triplet(features, torch.tensor(identities))
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert torch.isfinite(loss) and torch.isfinite(gradient).all() and gradient.any()
 
 
 def test_symmetric_kl_is_half_of_both_directions():

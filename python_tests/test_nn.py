@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from neck_definitions import concatenated, fdr_on_maps, left_out, randomise, shuffle_attention_on_maps
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
@@ -18,49 +18,6 @@ from toplight_ext.nn import BNNeck, DomainHead, GlobalAveragePool
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def randomise(module):
-    """Weights at which every gate, norm and shift matters."""
-    for name, parameter in module.named_parameters():
-        nn.init.normal_(parameter, mean=1.0 if name.endswith("norm.weight") else 0.0, std=0.5)
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm1d):
-            nn.init.normal_(layer.running_mean, std=0.1)
-            nn.init.uniform_(layer.running_var, 0.5, 2.0)
-    return module
-
-
-def shuffle_attention_on_maps(x, module):
-    """SA-Net's unit as its paper writes it: a reshape to groups, two halves, two gates, and the shuffle."""
-    batch, channels, height, width = x.shape
-    halves = x.reshape(batch * module.groups, channels // module.groups, height, width).chunk(2, dim=1)
-    pooled = F.adaptive_avg_pool2d(halves[0], 1)
-    channel = halves[0] * torch.sigmoid(module.channel_weight * pooled + module.channel_bias)
-    normed = F.group_norm(
-        halves[1], halves[1].shape[1], module.norm_weight.flatten(), module.norm_bias.flatten(), eps=1e-5
-    )
-    spatial = halves[1] * torch.sigmoid(module.spatial_weight * normed + module.spatial_bias)
-    out = torch.cat([channel, spatial], dim=1).reshape(batch, channels, height, width)
-    return F.channel_shuffle(out, 2) if module.shuffle else out
-
-
-def fdr_on_maps(x, module):
-    """FDR on maps; the embedding is a convolution over all slices, as the slides' concatenation."""
-    maps = []
-    for slices, axis in zip(module.slices, ("rows", "columns"), strict=True):
-        size = (slices, 1) if axis == "rows" else (1, slices)
-        y = F.adaptive_avg_pool2d(x, size)
-        if module.embed:
-            embedding = getattr(module, f"embed_{axis}")
-            y = F.conv2d(y, embedding.linear.weight.unflatten(1, (x.shape[1], *size)))
-            norm = embedding.norm
-            statistics = (None, None) if module.training else (norm.running_mean, norm.running_var)
-            y = F.batch_norm(y, *statistics, norm.weight, norm.bias, training=module.training).relu()
-        full = (x.shape[2], y.shape[3]) if axis == "rows" else (y.shape[2], x.shape[3])
-        y = F.interpolate(y, full, mode="bilinear", align_corners=False)
-        maps.append(y.expand(-1, -1, *x.shape[2:]))
-    return shuffle_attention_on_maps(torch.cat(maps, dim=1), module.attention)
 
 
 FDRS = {
@@ -83,7 +40,7 @@ def test_fdr_is_its_definition_on_maps_with_gradients(case, training):
     module = randomise(tl.FDR(**arguments)).double().train(training)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     inputs = [x, *module.parameters()]
-    expected = fdr_on_maps(x, module)
+    expected = fdr_on_maps(x, module, concatenated if module.embed else left_out)
     assert expected.shape == (shape[0], module.out_channels, *shape[2:])
     weights = torch.randn_like(expected)
     for actual, target, weight in (
@@ -148,11 +105,12 @@ def test_fdr_follows_the_layout_of_its_input():
 @pytest.mark.parametrize("embed", [True, False])
 def test_fdr_under_autocast_stays_near_full_precision(embed):
     module = randomise(tl.FDR(64, slices=(4, 2), groups=4, embed=embed)).eval()
+    embedding = concatenated if embed else left_out
     x = torch.randn(4, 64, 9, 5, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, pooled = module(x.bfloat16()), module.pooled(x.bfloat16())
-        definition = fdr_on_maps(x.bfloat16(), module)
-    exact = fdr_on_maps(x, module)
+        definition = fdr_on_maps(x.bfloat16(), module, embedding)
+    exact = fdr_on_maps(x, module, embedding)
     assert out.dtype == pooled.dtype == torch.bfloat16
     error, plain_error = (out - exact).abs().max(), (definition - exact).abs().max()
     assert error <= 2 * plain_error

@@ -3,6 +3,7 @@
 from .consistency import identity_consistency, symmetric_kl
 from .domain import feature_domain
 from .metric import cross_modality_infonce, cross_modality_triplet
+from .weighted import weighted_regularised_triplet
 
 __all__ = [
     "cross_modality_infonce",
@@ -10,4 +11,5 @@ __all__ = [
     "feature_domain",
     "identity_consistency",
     "symmetric_kl",
+    "weighted_regularised_triplet",
 ]

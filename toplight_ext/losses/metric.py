@@ -33,8 +33,7 @@ def cross_modality_triplet(
         nearest = distances.masked_fill(matches, torch.inf).amin(1)
         return F.relu(margin + farthest - nearest), matches.any(1) & ~matches.all(1)
 
-    # Not by matrix multiplication: near matches would lose their distance to cancellation.
-    distances = torch.cdist(_full(visible), _full(infrared), compute_mode="donot_use_mm_for_euclid_dist")
+    distances = euclidean_distances(visible, infrared)
     return _mean_over_anchors(distances, visible_identity, infrared_identity, anchor_loss)
 
 
@@ -67,6 +66,12 @@ def cross_modality_infonce(
     with torch.autocast(visible.device.type, enabled=False):
         cosine = F.normalize(_full(visible), dim=1) @ F.normalize(_full(infrared), dim=1).T
     return _mean_over_anchors(cosine / temperature, visible_identity, infrared_identity, anchor_loss)
+
+
+def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
+    """(M, D), (N, D) -> (M, N), in at least single precision."""
+    # Not by matrix multiplication: near matches would lose their distance to cancellation.
+    return torch.cdist(_full(a), _full(b), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _full(x: Tensor) -> Tensor:

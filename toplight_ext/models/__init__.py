@@ -1,6 +1,8 @@
 """Backbones cut into seven blocks, the dual-path network over them, its weights files and soups."""
 
-from .blocks import BACKBONES, Partition, cut
+from .backbones import BACKBONES
+from .blocks import Partition, cut
+from .counting import count_flops, count_paper_flops
 from .create import create_model
 from .network import DualPathNetwork, Output
 from .state import average, duplicate, load_blocks, merge, soup
@@ -13,6 +15,8 @@ __all__ = [
     "Partition",
     "Weights",
     "average",
+    "count_flops",
+    "count_paper_flops",
     "create_model",
     "cut",
     "duplicate",

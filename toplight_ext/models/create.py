@@ -12,15 +12,14 @@ from torch import nn
 
 from ..errors import InputError
 from ..extras import require
-from ..nn import FDR, GlobalAveragePool
-from .blocks import BLOCKS, Partition, block_channels, block_of, cut, find_partition, set_last_stride
+from ..nn import Neck, ShuffleAttention, create_neck
+from .backbones import find_partition
+from .blocks import BLOCKS, Partition, block_of, block_sizes, cut, is_within, set_last_stride
 from .network import DualPathNetwork
 from .state import check_state
 from .tensor_files import read_checkpoint
 
 _log = logging.getLogger(__name__)
-
-NECKS = ("fdr", "gap")
 
 
 @dataclass(frozen=True)
@@ -46,54 +45,79 @@ def create_model(
     last_stride: int = 2,
     duplicated: int = 1,
     pretrained: bool | str | os.PathLike[str] = False,
+    checkpointing: bool = False,
 ) -> DualPathNetwork:
     """The dual-path network on a public backbone.
 
     Args:
-        name: of the backbone, as in timm: mobilenetv3_large_100 or mobilenetv3_small_100.
+        name: of the backbone: one of `BACKBONES`, whose names are those of timm and torchvision.
         num_classes: identities of the classifier, 0 for none.
-        neck: "fdr", or "gap" for global average pooling.
-        slices, groups, embed: of FDR, which alone uses them.
-        last_stride: 2, or 1 for a last map of twice the height and width.
+        neck: one of `toplight_ext.nn.NECKS`: "fdr", "gap" for global average pooling, ...
+        slices, groups, embed: of the neck; each neck uses those that it has.
+        last_stride: 2, or 1 for a last map of twice the height and width, where the backbone has a last stride.
         duplicated: how many of the first blocks exist once per modality: 0 for pretraining, 4 for TOP, 1
             after the soup.
         pretrained: True for the backbone's public weights by name, or the path of a checkpoint of it
             (.safetensors or .pth), loaded strictly. For a path, what went where is logged and kept as the
             model's `pretrained_report`.
+        checkpointing: whether training computes each block's activations again in the backward pass instead of
+            keeping them; not stored with the weights.
 
     Raises:
         InputError: an unknown name or neck, a value out of range, a checkpoint that does not fit.
         MissingExtra: the package of the backbone is not installed.
     """
     partition = find_partition(name)
-    if neck not in NECKS:
-        raise InputError(f"unknown neck {neck!r}; known are: {', '.join(NECKS)}")
-    source = require(partition.source, extra="train")
-    root = source.create_model(name, pretrained=pretrained is True, num_classes=0)
+    root = create_backbone(name, partition, pretrained=pretrained is True)
     report = None
     if not isinstance(pretrained, bool):
         report = load_pretrained(root, partition, Path(pretrained))
         _log.info("%s", report)
     set_last_stride(root, partition, last_stride)
     blocks = cut(root, partition)
-    channels = block_channels(blocks)
-    built_neck: nn.Module = GlobalAveragePool(channels[-1])
-    if neck == "fdr":
-        built_neck = FDR(channels[-1], slices=slices, groups=groups, embed=embed)
-        groups = built_neck.attention.groups
+    channels = tuple(size[0] for size in block_sizes(blocks, (64, 64)))
+    built_neck = create_neck(neck, channels[-1], slices=slices, groups=groups, embed=embed)
     arguments = {
         "name": name,
         "num_classes": num_classes,
         "neck": neck,
         "slices": list(slices),
-        "groups": groups,
+        "groups": _groups(built_neck, groups),
         "embed": embed,
         "last_stride": last_stride,
         "duplicated": duplicated,
     }
-    model = DualPathNetwork(blocks, channels, duplicated, built_neck, num_classes, arguments)
+    model = DualPathNetwork(blocks, channels, duplicated, built_neck, num_classes, arguments, checkpointing)
     model.pretrained_report = report
     return model
+
+
+def create_backbone(name: str, partition: Partition, pretrained: bool = False) -> nn.Module:
+    """The plain network from its own package, for images of any size, with or without its public weights.
+
+    Raises:
+        InputError: public weights of a network that has none to be loaded by name.
+        MissingExtra: the package is not installed.
+    """
+    if callable(partition.source):
+        if pretrained:
+            raise InputError(f"{name} has no weights to be loaded by name; give pretrained the path of a checkpoint")
+        return partition.source(**partition.options)
+    name = partition.network or name
+    if partition.source == "torchvision":
+        models = require("torchvision.models", extra="train")
+        return models.get_model(name, weights="DEFAULT" if pretrained else None, **partition.options)
+    timm = require("timm", extra="train")
+    root = timm.create_model(name, pretrained=pretrained, num_classes=0, **partition.options)
+    for layer in root.modules():
+        if isinstance(layer, timm.layers.PatchEmbed):
+            layer.dynamic_img_pad = True  # sizes that are no multiple of the patch are padded, as a convolution does
+    return root
+
+
+def _groups(neck: Neck, given: int | None) -> int | None:
+    """The groups that the neck's shuffle attention resolved to, so that rebuilding it does not warn again."""
+    return next((layer.groups for layer in neck.modules() if isinstance(layer, ShuffleAttention)), given)
 
 
 def load_pretrained(root: nn.Module, partition: Partition, path: Path) -> PretrainedReport:
@@ -103,10 +127,10 @@ def load_pretrained(root: nn.Module, partition: Partition, path: Path) -> Pretra
         InputError: the file cannot be read, or its tensors are not exactly those of the backbone.
     """
     state = read_checkpoint(path)
-    prefixes = tuple(f"{part}." for part in partition.left_out)
-    left_out = tuple(key for key in state if key.startswith(prefixes))
+    left_out = tuple(key for key in state if is_within(key, partition.left_out))
     state = {key: tensor for key, tensor in state.items() if key not in left_out}
-    check_state(root.state_dict(), state, str(path))
-    root.load_state_dict(state)
+    expected = {key: tensor for key, tensor in root.state_dict().items() if not is_within(key, partition.left_out)}
+    check_state(expected, state, str(path))
+    root.load_state_dict(state, strict=False)  # without what is left out, and checked above
     counts = Counter(block_of(key, partition) for key in state)
     return PretrainedReport(str(path), tuple(counts[number] for number in range(1, BLOCKS + 1)), left_out)

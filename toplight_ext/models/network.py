@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..nn import BNNeck
+from .checkpointing import recomputed
 
 Pair = tuple[Tensor | None, Tensor | None]
 
@@ -40,6 +41,8 @@ class DualPathNetwork(nn.Module):
         neck: module with `out_channels` and `pooled`: (B, C, H, W) -> (B, out_channels).
         num_classes: identities of the classifier, 0 for none.
         arguments: those of `create_model`, stored with the weights to rebuild the network.
+        checkpointing: whether training computes each block's activations again in the backward pass instead of
+            keeping them: the same gradients for less memory and more time. May be changed at any time.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class DualPathNetwork(nn.Module):
         neck: nn.Module,
         num_classes: int = 0,
         arguments: dict[str, Any] | None = None,
+        checkpointing: bool = False,
     ):
         super().__init__()
         if not 0 <= duplicated <= len(blocks):
             raise InputError(f"duplicated must be 0 to {len(blocks)} blocks, got {duplicated}")
         self.duplicated = duplicated
         self.arguments = arguments
+        self.checkpointing = checkpointing
         self.pretrained_report = None
         self.channels = channels
         named = [(f"block{number}", block) for number, block in enumerate(blocks, start=1)]
@@ -76,11 +81,11 @@ class DualPathNetwork(nn.Module):
         if visible is None and infrared is None:
             raise InputError("the network needs visible images, infrared images or both; got neither")
         path_maps = (
-            None if visible is None else self.visible(visible),
-            None if infrared is None else self.infrared(infrared),
+            None if visible is None else self._run(self.visible, visible),
+            None if infrared is None else self._run(self.infrared, infrared),
         )
         present = [x for x in path_maps if x is not None]
-        x = self.shared(torch.cat(present) if len(present) == 2 else present[0])
+        x = self._run(self.shared, torch.cat(present) if len(present) == 2 else present[0])
         features = self.neck.pooled(x)
         embedding, logits = self.head(features)
         if not maps:
@@ -100,3 +105,6 @@ class DualPathNetwork(nn.Module):
             raise InputError(f"modality must be Modality.VISIBLE or Modality.INFRARED, got {modality!r}")
         path = self.visible if value == "visible" else self.infrared
         return self.head.norm(self.neck.pooled(self.shared(path(x))))
+
+    def _run(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        return recomputed(blocks, x) if self.checkpointing and torch.is_grad_enabled() else blocks(x)

@@ -20,7 +20,7 @@ from .tensor_files import read_safetensors, write_safetensors
 FORMAT = 1
 _ENTRY = "toplight_ext"
 _PARTS = ("visible", "infrared", "shared", "neck", "head")
-_ARGUMENTS = inspect.signature(create_model).parameters.keys() - {"pretrained"}
+_ARGUMENTS = inspect.signature(create_model).parameters.keys() - {"pretrained", "checkpointing"}
 
 
 class Weights(NamedTuple):

@@ -1,9 +1,20 @@
-"""Modules over the ops: FDR, shuffle attention, gradient reversal, and the heads of the dual-path network."""
+"""Modules over the ops: FDR, shuffle attention, gradient reversal, the necks by name, and the heads."""
 
 from .attention import ShuffleAttention
 from .fdr import FDR
 from .heads import BNNeck, DomainHead
-from .pooling import GlobalAveragePool
+from .necks import NECKS, create_neck
+from .pooling import GlobalAveragePool, Neck
 from .reversal import GradientReversal
 
-__all__ = ["FDR", "BNNeck", "DomainHead", "GlobalAveragePool", "GradientReversal", "ShuffleAttention"]
+__all__ = [
+    "FDR",
+    "NECKS",
+    "BNNeck",
+    "DomainHead",
+    "GlobalAveragePool",
+    "GradientReversal",
+    "Neck",
+    "ShuffleAttention",
+    "create_neck",
+]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import InputError
+from .pooling import Neck
 
 DEFAULT_GROUPS = 64
 
@@ -43,7 +44,7 @@ def resolve_groups(channels: int, groups: int | None) -> int:
     )
 
 
-class ShuffleAttention(nn.Module):
+class ShuffleAttention(Neck):
     """Shuffle attention (SA-Net, Zhang and Yang, 2021): channel and spatial gates per group, then a shuffle.
 
     (B, C, H, W) -> (B, C, H, W) with 3 * C / G parameters, shared over the groups.
@@ -60,8 +61,7 @@ class ShuffleAttention(nn.Module):
     eps = 1e-5  # GroupNorm's, as in SA-Net
 
     def __init__(self, channels: int, groups: int | None = None, shuffle: bool = True):
-        super().__init__()
-        self.channels = channels
+        super().__init__(channels)
         self.groups = resolve_groups(channels, groups)
         self.shuffle = shuffle
         shape = (1, channels // (2 * self.groups), 1, 1)

@@ -9,6 +9,7 @@ from .. import ops
 from ..errors import InputError
 from ..ops._registration import is_channels_last
 from .attention import ShuffleAttention
+from .pooling import Neck
 
 
 class SliceEmbedding(nn.Module):
@@ -30,7 +31,7 @@ class SliceEmbedding(nn.Module):
         return torch.relu(self.norm(self.linear(slices.flatten(1)))).unsqueeze(2)
 
 
-class FDR(nn.Module):
+class FDR(Neck):
     """Slices a map along both directions, embeds the slices, rebuilds the map and attends to it.
 
     (B, C, H, W) -> (B, C_out, H, W), any H and W, also smaller than the number of slices:
@@ -59,6 +60,8 @@ class FDR(nn.Module):
             count below 1.
     """
 
+    embedding: type[nn.Module] = SliceEmbedding  # the other readings of the paper (readings.py) have others
+
     def __init__(
         self,
         channels: int,
@@ -67,7 +70,6 @@ class FDR(nn.Module):
         groups: int | None = None,
         embed: bool = True,
     ):
-        super().__init__()
         if len(slices) != 2 or min(slices) < 1:
             raise InputError(f"FDR: slices must be two positive numbers (n_h, n_v), got {slices}")
         if not embed and out_channels not in (None, 2 * channels):
@@ -75,34 +77,28 @@ class FDR(nn.Module):
                 f"FDR: without the embedding out_channels is 2 * channels = {2 * channels}, "
                 f"got {out_channels}; leave it out or use embed=True"
             )
-        self.channels = channels
-        self.out_channels = out_channels or (channels if embed else 2 * channels)
+        super().__init__(channels, out_channels or (channels if embed else 2 * channels))
         self.slices = tuple(slices)
         self.embed = embed
         self.attention = ShuffleAttention(self.out_channels, groups)
         if embed:
-            self.embed_rows = SliceEmbedding(channels, self.out_channels // 2, slices[0])
-            self.embed_columns = SliceEmbedding(channels, self.out_channels // 2, slices[1])
+            self.embed_rows = self.embedding(channels, self.out_channels // 2, slices[0])
+            self.embed_columns = self.embedding(channels, self.out_channels // 2, slices[1])
 
-    def profiles(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps 1 and 2: the row vectors and the column vectors, each (B, C_out / 2, positions)."""
+    def profiles(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Steps 1 and 2: row vectors and column vectors, each (B, C_out / 2, positions), and the size of step 3."""
         rows, columns = ops.slice_pool(x, self.slices)
-        if not self.embed:
-            return rows, columns
-        return self.embed_rows(rows), self.embed_columns(columns)
+        if self.embed:
+            rows, columns = self.embed_rows(rows), self.embed_columns(columns)
+        return rows, columns, x.shape[2:]
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self.profiles(x)
-        arguments = self.attention.op_arguments()
-        return ops.upsample_shuffle_attention(
-            rows, columns, x.shape[2:], *arguments, channels_last=is_channels_last(x)
-        )
+        arguments = (*self.profiles(x), *self.attention.op_arguments())
+        return ops.upsample_shuffle_attention(*arguments, channels_last=is_channels_last(x))
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C_out): the global average pool of the forward, whose map is never written."""
-        rows, columns = self.profiles(x)
-        arguments = self.attention.op_arguments()
-        return ops.upsample_shuffle_attention_pooled(rows, columns, x.shape[2:], *arguments)
+        return ops.upsample_shuffle_attention_pooled(*self.profiles(x), *self.attention.op_arguments())
 
     def extra_repr(self) -> str:
         return f"{self.channels}, {self.out_channels}, slices={self.slices}, embed={self.embed}"

@@ -1,20 +1,78 @@
-"""The plain neck: global average pooling, with the interface of FDR."""
+"""What a neck is, and the necks that only pool."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .. import ops
+from ..errors import InputError
+from ..ops._registration import accumulation_dtype
 
-class GlobalAveragePool(nn.Module):
-    """A neck that leaves the map as it is; `pooled` is its global average, (B, C, H, W) -> (B, C)."""
 
-    def __init__(self, channels: int):
+class Neck(nn.Module):
+    """What stands between the last block of a backbone and its head.
+
+    `forward` gives the map, (B, C, H, W) -> (B, C_out, H, W), `pooled` the feature (B, out_channels) of an
+    image: the map's global average, unless the neck pools in a way of its own; its `forward` then leaves the
+    map as it is.
+
+    Args:
+        channels: C of the input.
+        out_channels: of the feature; defaults to C.
+    """
+
+    def __init__(self, channels: int, out_channels: int | None = None):
         super().__init__()
-        self.channels = self.out_channels = channels
+        self.channels = channels
+        self.out_channels = out_channels or channels
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
     def pooled(self, x: Tensor) -> Tensor:
-        """(B, C): the mean over height and width."""
-        return x.mean((2, 3))
+        """(B, C, H, W) -> (B, out_channels)."""
+        return self(x).mean((2, 3))
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, {self.out_channels}"
+
+
+class GlobalAveragePool(Neck):
+    """Leaves the map as it is and pools its global average."""
+
+
+class GeneralizedMeanPool(Neck):
+    """GeM (Radenovic et al., 2019): the p-th root of the mean p-th power of every channel, with p = 3.
+
+    p is fixed, as in the public code of AGW. Negative values, which some activations leave, count as 0: their
+    mean power could be negative, and has no root.
+    """
+
+    p = 3.0
+    eps = 1e-12  # keeps the root's gradient finite where a channel is 0 throughout
+
+    def pooled(self, x: Tensor) -> Tensor:
+        # The cube of a half-precision activation may overflow.
+        powers = x.to(accumulation_dtype(x.dtype)).clamp(min=0).pow(self.p)
+        return (powers.mean((2, 3)) + self.eps).pow(1 / self.p).to(x.dtype)
+
+
+class HorizontalAveragePool(Neck):
+    """HAP: the averages of `bands` horizontal bands, concatenated: (B, C, H, W) -> (B, bands * C).
+
+    The paper names the pool and no more; bands as adaptive pooling cuts them, and their concatenation, without
+    which they would add up to the global average, are our choice.
+
+    Raises:
+        InputError: fewer than one band.
+    """
+
+    def __init__(self, channels: int, bands: int = 6):
+        if bands < 1:
+            raise InputError(f"horizontal average pooling needs at least one band, got {bands}")
+        super().__init__(channels, bands * channels)
+        self.bands = bands
+
+    def pooled(self, x: Tensor) -> Tensor:
+        rows, _ = ops.slice_pool(x, (self.bands, 1))
+        return rows.flatten(1)

@@ -58,7 +58,9 @@ def run_stage(run: Run, name: str, before: Path | None, device: torch.device) ->
         stage = _STAGES[name](recipe, weights, device)
         spent = train_stage(run, stage, device)
         model = stage.model
-    save_weights(run.weights(name), model, stage=name, recipe=recipe.name, size=recipe.size)
+    data = recipe.data if name == "vi" else recipe.pretraining_data
+    trained_on = {"dataset": data.name, "split": data.split}  # so that an evaluation on another split is noticed
+    save_weights(run.weights(name), model, stage=name, recipe=recipe.name, size=recipe.size, trained_on=trained_on)
     return spent
 
 
