@@ -50,6 +50,22 @@ def test_random_cases_equal_the_oracle():
     assert min(kinds.values()) >= 50, f"the cases do not cover what they are for: {kinds}"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_distances_of_any_size(dtype):
+    """Positives so close or so far apart that their differences vanish or overflow; others far beyond them."""
+    limits = np.finfo(dtype)
+    tiny, huge, step = limits.smallest_subnormal, limits.max, limits.eps
+    values = np.array([-huge, -1, 0, tiny, 2 * tiny, limits.tiny, 1 - step, 1, 1 + step, 1 + 2 * step, 2, huge], dtype)
+    rng = np.random.default_rng(0)
+    for case in range(300):
+        distances = rng.choice(values[rng.choice(12, rng.integers(2, 6))], (3, 40))
+        query, gallery = Labels(np.arange(3), np.zeros(3, int)), Labels(rng.integers(0, 3, 40), np.zeros(40, int))
+        expected = oracle.scores(distances, query, gallery)
+        found = rank_distances(distances, query, gallery, threads=1)
+        np.testing.assert_array_equal(found.first_rank, expected[2], err_msg=f"case {case}")
+        np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-14, err_msg=f"case {case}")
+
+
 @pytest.mark.parametrize(
     ("identity", "camera", "distances", "filters", "cmc", "expected"),
     [

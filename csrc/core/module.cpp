@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ranking.h"
+#include "reranking.h"
 
 namespace py = pybind11;
 
@@ -100,23 +101,58 @@ py::tuple rank_distances(Array<T> matrix, const OwnedLabels& labels, bool distin
 }
 
 template <class T>
-py::tuple nearest_features(Array<T> query, Array<T> gallery, const std::string& metric_name,
-                           const OwnedLabels& labels, int64_t top, int threads, std::pair<int64_t, int64_t> tile) {
-  check_features(query, gallery);
+py::tuple nearest(const toplight::Distances<T>& distances, const toplight::Labels& labels, int64_t top,
+                  const toplight::Execution& run) {
   if (top < 1) throw std::invalid_argument("top " + std::to_string(top) + ": expected at least 1");
-  const toplight::Labels view = labels.view(query.shape(0), gallery.shape(0));
-  const toplight::Execution run = execution(threads, tile);
-  const toplight::FeatureDistances<T> distances(query.data(), query.shape(0), gallery.data(), gallery.shape(0),
-                                                query.shape(1), metric(metric_name));
-  py::array_t<int64_t> positions({query.shape(0), py::ssize_t(top)});
-  py::array_t<T> found({query.shape(0), py::ssize_t(top)});
+  py::array_t<int64_t> positions({labels.queries, top});
+  py::array_t<T> found({labels.queries, top});
   int64_t* position = positions.mutable_data();
   T* distance = found.mutable_data();
   {
     py::gil_scoped_release release;
-    toplight::nearest(distances, view, top, run, position, distance);
+    toplight::nearest(distances, labels, top, run, position, distance);
   }
   return py::make_tuple(positions, found);
+}
+
+template <class T>
+py::tuple nearest_features(Array<T> query, Array<T> gallery, const std::string& metric_name,
+                           const OwnedLabels& labels, int64_t top, int threads, std::pair<int64_t, int64_t> tile) {
+  check_features(query, gallery);
+  const toplight::Labels view = labels.view(query.shape(0), gallery.shape(0));
+  const toplight::FeatureDistances<T> distances(query.data(), query.shape(0), gallery.data(), gallery.shape(0),
+                                                query.shape(1), metric(metric_name));
+  return nearest<T>(distances, view, top, execution(threads, tile));
+}
+
+template <class T>
+toplight::RerankedDistances<T> reranked(const Array<T>& images, int64_t queries, const toplight::Reranking& reranking,
+                                        const toplight::Execution& run) {
+  if (images.ndim() != 2 || queries < 0 || queries > images.shape(0)) {
+    throw std::invalid_argument("images must be (queries + gallery, D)");
+  }
+  if (reranking.k1 < 1 || reranking.k2 < 1) throw std::invalid_argument("k1 and k2: expected at least 1");
+  const int64_t count = images.shape(0), dim = images.shape(1);
+  const T* data = images.data();
+  py::gil_scoped_release release;
+  return {data, queries, count - queries, dim, reranking, run};
+}
+
+template <class T>
+py::tuple rank_reranked(Array<T> images, int64_t queries, int64_t k1, int64_t k2, double lambda,
+                        const OwnedLabels& labels, bool distinct_identities, int threads,
+                        std::pair<int64_t, int64_t> tile) {
+  const toplight::Execution run = execution(threads, tile);
+  const auto distances = reranked<T>(images, queries, {k1, k2, lambda}, run);
+  return rank<T>(distances, labels.view(queries, images.shape(0) - queries), distinct_identities, run);
+}
+
+template <class T>
+py::tuple nearest_reranked(Array<T> images, int64_t queries, int64_t k1, int64_t k2, double lambda,
+                           const OwnedLabels& labels, int64_t top, int threads, std::pair<int64_t, int64_t> tile) {
+  const toplight::Execution run = execution(threads, tile);
+  const auto distances = reranked<T>(images, queries, {k1, k2, lambda}, run);
+  return nearest<T>(distances, labels.view(queries, images.shape(0) - queries), top, run);
 }
 
 // The default tile: 64 queries of 2048 float32 numbers are half a megabyte, about a second-level cache.
@@ -136,6 +172,14 @@ void define_ranking(py::module_& module) {
              py::arg("gallery").noconvert(), py::arg("metric"), py::arg("labels"), py::kw_only(), py::arg("top"),
              py::arg("threads") = 0, py::arg("tile") = default_tile,
              "Positions (queries, top) of the nearest gallery images, -1 past the last, and their distances.");
+  module.def("rank_reranked", &rank_reranked<T>, py::arg("images").noconvert(), py::arg("queries"), py::arg("k1"),
+             py::arg("k2"), py::arg("lambda_"), py::arg("labels"), py::kw_only(), py::arg("distinct_identities"),
+             py::arg("threads") = 0, py::arg("tile") = default_tile,
+             "As rank_features by k-reciprocal distances; images (queries + gallery, D), the queries first.");
+  module.def("nearest_reranked", &nearest_reranked<T>, py::arg("images").noconvert(), py::arg("queries"),
+             py::arg("k1"), py::arg("k2"), py::arg("lambda_"), py::arg("labels"), py::kw_only(), py::arg("top"),
+             py::arg("threads") = 0, py::arg("tile") = default_tile,
+             "As nearest_features by k-reciprocal distances; images (queries + gallery, D), the queries first.");
 }
 
 #ifndef TOPLIGHT_VERSION

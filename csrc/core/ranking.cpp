@@ -6,20 +6,24 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 
+#include "gaps.h"
 #include "parallel.h"
 
 namespace toplight {
 namespace {
 
+// Throws std::domain_error naming the first pair whose distance is not finite.
 template <class T>
-void check_finite(T distance, int64_t query, int64_t image) {
-  if (!std::isfinite(distance)) {
-    throw std::domain_error("the distance of query " + std::to_string(query) + " to gallery image " +
-                            std::to_string(image) + " is not finite");
-  }
+void check_finite(const T* distances, int64_t query, const int64_t* images, int64_t count) {
+  // No early exit, so that the compiler can look at several at once.
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) finite &= std::abs(distances[i]) <= std::numeric_limits<T>::max();
+  if (finite) return;
+  const T* bad = std::find_if(distances, distances + count, [](T distance) { return !std::isfinite(distance); });
+  throw std::domain_error("the distance of query " + std::to_string(query) + " to gallery image " +
+                          std::to_string(images[bad - distances]) + " is not finite");
 }
 
 // Gallery positions in increasing order, identity by identity.
@@ -39,37 +43,6 @@ class ByIdentity {
   std::vector<int64_t> start_, image_;
 };
 
-// The positives of a query in rank order, and the gaps between them.
-template <class T>
-class Gaps {
- public:
-  // `positives`: distance and gallery position, in rank order.
-  void assign(const std::vector<std::pair<T, int64_t>>& positives) {
-    size_t size = 1;
-    while (size <= positives.size()) size *= 2;
-    distances_.assign(size, std::numeric_limits<T>::infinity());
-    positions_.resize(positives.size());
-    for (size_t k = 0; k < positives.size(); ++k) std::tie(distances_[k], positions_[k]) = positives[k];
-  }
-
-  // How many positives come before the image or are it: the index of the gap where it belongs.
-  size_t find(T distance, int64_t image) const {
-    size_t gap = 0;
-    // A product where one would write a condition: a branch here is mispredicted every other time.
-    for (size_t half = distances_.size() / 2; half > 0; half /= 2) {
-      gap += half * (distances_[gap + half - 1] < distance);
-    }
-    if (distances_[gap] != distance) return gap;
-    const auto tied_end = std::upper_bound(distances_.begin() + gap, distances_.begin() + positions_.size(), distance);
-    const auto tied = positions_.begin() + gap;
-    return gap + (std::upper_bound(tied, tied + (tied_end - distances_.begin() - gap), image) - tied);
-  }
-
- private:
-  std::vector<T> distances_;        // then infinity up to a power of two
-  std::vector<int64_t> positions_;  // increasing where distances tie
-};
-
 // One query while the gallery passes it tile by tile.
 template <class T>
 class QueryRanks {
@@ -85,8 +58,8 @@ class QueryRanks {
     own_.resize(count);
     distances.fill(&query, 1, images, count, own_.data());
     positives_.clear();
+    check_finite(own_.data(), query, images, count);
     for (int64_t i = 0; i < count; ++i) {
-      check_finite(own_[i], query, images[i]);
       if (rule(labels, query, images[i]) == keep) positives_.emplace_back(own_[i], images[i]);
     }
     if (positives_.empty()) return;
@@ -94,8 +67,10 @@ class QueryRanks {
     std::sort(positives_.begin(), positives_.end());
     gaps_.assign(positives_);
     before_.assign(positives_.size() + 1, 0);
+    bucket_.resize(count);
+    gaps_.find_buckets(own_.data(), count, bucket_.data());
     for (int64_t i = 0; i < count; ++i) {
-      if (rule(labels, query, images[i]) == drop_same_identity) --before_[gaps_.find(own_[i], images[i])];
+      if (rule(labels, query, images[i]) == drop_same_identity) --before_[gaps_.find(own_[i], bucket_[i], images[i])];
     }
     seen_.assign(distinct_identities ? labels.gallery : 0, 0);
     if (distinct_identities) seen_[identity] = 1;
@@ -106,11 +81,14 @@ class QueryRanks {
   bool has_positives() const { return !positives_.empty(); }
 
   void take(const Labels& labels, const int64_t* images, const T* distance, int64_t count) {
+    check_finite(distance, query_, images, count);
+    bucket_.resize(count);
+    gaps_.find_buckets(distance, count, bucket_.data());
+    const bool distinct = !seen_.empty();
     for (int64_t i = 0; i < count; ++i) {
-      check_finite(distance[i], query_, images[i]);
-      const size_t g = gaps_.find(distance[i], images[i]);
+      const size_t g = gaps_.find(distance[i], bucket_[i], images[i]);
       ++before_[g];
-      if (g == 0 && !seen_.empty()) {
+      if (distinct && g == 0) {
         uint8_t& seen = seen_[labels.gallery_identity[images[i]]];
         identities_before_ += !seen;
         seen = 1;
@@ -136,29 +114,35 @@ class QueryRanks {
   std::vector<T> own_;                            // distances of the images of the query's identity
   std::vector<std::pair<T, int64_t>> positives_;  // distance and gallery position, in rank order
   Gaps<T> gaps_;
+  std::vector<int32_t> bucket_;                   // of the distances at hand
   std::vector<int64_t> before_;                   // [k]: images after positive k - 1 (itself too) and before positive k
   std::vector<uint8_t> seen_;                     // identities before the first positive; empty: images are counted
   int64_t identities_before_ = 0;
 };
 
-// The nearest images of one query while the gallery passes it tile by tile.
+// The nearest images of one query, and the distance of the farthest, while the gallery passes it tile by tile.
 template <class T>
 class QueryNearest {
  public:
   void begin(int64_t query) {
     query_ = query;
+    farthest_ = std::numeric_limits<T>::quiet_NaN();
     heap_.clear();
   }
 
   int64_t query() const { return query_; }
+  T farthest() const { return farthest_; }
 
   void take(const Labels& labels, const int64_t* images, const T* distance, int64_t count, size_t top) {
+    check_finite(distance, query_, images, count);
     for (int64_t i = 0; i < count; ++i) {
-      check_finite(distance[i], query_, images[i]);
       const std::pair<T, int64_t> image(distance[i], images[i]);
-      const bool full = heap_.size() == top;
-      if ((full && !(image < heap_.front())) || !kept(labels, query_, images[i])) continue;
-      if (full) {
+      const bool near = heap_.size() < top || image < heap_.front();
+      const bool far = !(distance[i] <= farthest_);  // true at first, when it is NaN
+      if ((!near && !far) || !kept(labels, query_, images[i])) continue;
+      if (far) farthest_ = distance[i];
+      if (!near) continue;
+      if (heap_.size() == top) {
         std::pop_heap(heap_.begin(), heap_.end());
         heap_.pop_back();
       }
@@ -178,6 +162,7 @@ class QueryNearest {
 
  private:
   int64_t query_ = 0;
+  T farthest_ = 0;
   std::vector<std::pair<T, int64_t>> heap_;  // the worst of the nearest in front
 };
 
@@ -267,7 +252,7 @@ void rank(const Distances<T>& distances, const Labels& labels, bool distinct_ide
 
 template <class T>
 void nearest(const Distances<T>& distances, const Labels& labels, int64_t top, const Execution& execution,
-             int64_t* gallery, T* distance) {
+             int64_t* gallery, T* distance, T* farthest) {
   using Query = QueryNearest<T>;
   pass_gallery<Query>(
       distances, labels, execution,
@@ -278,12 +263,16 @@ void nearest(const Distances<T>& distances, const Labels& labels, int64_t top, c
       [&](Query& query, const int64_t* images, const T* row, int64_t count) {
         query.take(labels, images, row, count, top);
       },
-      [&](Query& query) { query.finish(top, gallery + query.query() * top, distance + query.query() * top); });
+      [&](Query& query) {
+        const int64_t q = query.query();
+        query.finish(top, gallery + q * top, distance + q * top);
+        if (farthest) farthest[q] = query.farthest();
+      });
 }
 
 #define TOPLIGHT_INSTANTIATE(T)                                                                              \
   template void rank<T>(const Distances<T>&, const Labels&, bool, const Execution&, double*, double*, int64_t*); \
-  template void nearest<T>(const Distances<T>&, const Labels&, int64_t, const Execution&, int64_t*, T*);
+  template void nearest<T>(const Distances<T>&, const Labels&, int64_t, const Execution&, int64_t*, T*, T*);
 TOPLIGHT_INSTANTIATE(float)
 TOPLIGHT_INSTANTIATE(double)
 

@@ -2,9 +2,10 @@
 //
 // Nothing but the rank of each positive (a kept gallery image of the query's identity) enters CMC, AP and
 // INP, and a rank is a count: the kept images that come before. So the positives of a query are sorted (a
-// handful), and every gallery image is put by binary search into the gap between two positives where it
-// belongs; the running sum over the gaps gives the ranks. Order: smaller distance first, equal distances by
-// gallery position, which is the order of a stable sort.
+// handful), and every gallery image is put into the gap between two positives where it belongs: distances are
+// cut into equal steps, and only within a step that holds positives is there anything to compare. The running
+// sum over the gaps gives the ranks. Order: smaller distance first, equal distances by gallery position, which
+// is the order of a stable sort.
 //
 // Memory beside the input: a few numbers per gallery image and thread, and per thread one tile of distances,
 // the positives of its queries and, for the distinct-identity CMC, one byte per query of the tile and gallery
@@ -38,7 +39,8 @@ void rank(const Distances<T>& distances, const Labels& labels,
 // Throws as rank() does.
 template <class T>
 void nearest(const Distances<T>& distances, const Labels& labels, int64_t top, const Execution& execution,
-             int64_t* gallery,  // (queries, top): gallery positions; -1 after the last kept image
-             T* distance);      // (queries, top): NaN after the last kept image
+             int64_t* gallery,         // (queries, top): gallery positions; -1 after the last kept image
+             T* distance,              // (queries, top): NaN after the last kept image
+             T* farthest = nullptr);   // (queries,): distance of the farthest kept image, NaN without one
 
 }  // namespace toplight

@@ -1,21 +1,36 @@
-"""Evaluation of saved features: protocols of the field, exact ranking, ranked lists. Sees arrays only."""
+"""Evaluation of features: protocols of the field, exact ranking, re-ranking, ranked lists. Sees arrays only."""
 
 from .features import Features, load_features, save_features
-from .protocols import Generic, Protocol, SysuMM01, Trial, load_permutations, parse_protocol
-from .ranking import CameraFilter, Labels, Ranking, nearest, rank_distances, rank_features
-from .scores import RankedLists, Result, evaluate, ranked_lists
+from .formats import table, to_csv, to_latex
+from .llcm import LLCM
+from .names import parse_protocol
+from .origin import Origin, Split, check_splits
+from .protocols import Direction, Faces, Generic, Protocol, RegDB, Trial
+from .ranking import CameraFilter, Labels, Ranking, Reranking, nearest, rank_distances, rank_features
+from .scores import RankedLists, Result, TrialResult, evaluate, ranked_lists
+from .sysu import SysuMM01, load_permutations
+from .verification import verification_rates
 
 __all__ = [
+    "LLCM",
     "CameraFilter",
+    "Direction",
+    "Faces",
     "Features",
     "Generic",
     "Labels",
+    "Origin",
     "Protocol",
     "RankedLists",
     "Ranking",
+    "RegDB",
+    "Reranking",
     "Result",
+    "Split",
     "SysuMM01",
     "Trial",
+    "TrialResult",
+    "check_splits",
     "evaluate",
     "load_features",
     "load_permutations",
@@ -25,4 +40,8 @@ __all__ = [
     "rank_features",
     "ranked_lists",
     "save_features",
+    "table",
+    "to_csv",
+    "to_latex",
+    "verification_rates",
 ]

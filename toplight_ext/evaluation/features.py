@@ -7,12 +7,14 @@ import json
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import extras
 from ..errors import InputError
 from ..files import replacing
+from .origin import Origin
 
 MODALITIES = ("visible", "infrared")
 
@@ -21,6 +23,7 @@ _KINDS = {
     "identity": ("iuU", "integers or text"),
     "camera": ("iu", "integers"),
     "modality": ("U", "text"),
+    "stem": ("U", "text"),
     "index": ("iu", "integers"),
     "paths": ("U", "text"),
 }
@@ -31,15 +34,18 @@ class Features:
     """N images. Arrays are checked and brought to these types when the object is made.
 
     Raises:
-        InputError: an array has a wrong shape or type, or a feature is not finite.
+        InputError: an array has a wrong shape or type, a feature is not finite, or an image went through the
+            stem of the other modality; the message names the row.
     """
 
     features: np.ndarray  # (N, D) float32 or float64
     identity: np.ndarray  # (N,) integers or text
     camera: np.ndarray  # (N,) integers
-    modality: np.ndarray | None = None  # (N,) "visible" or "infrared"
-    index: np.ndarray | None = None  # (N,) number of the image within its camera and identity, from 1
+    modality: np.ndarray | None = None  # (N,) "visible" or "infrared": of the image
+    index: np.ndarray | None = None  # (N,) number of the image within its modality, camera and identity, from 1
     paths: np.ndarray | None = None  # (N,) text
+    stem: np.ndarray | None = None  # (N,) "visible" or "infrared": which of the network's stems the image went through
+    origin: Origin = dataclasses.field(default_factory=Origin)
 
     def __post_init__(self):
         features = _matrix(self.features)
@@ -54,15 +60,35 @@ class Features:
                 if array.dtype.kind not in kinds:
                     raise InputError(f"{name}: expected {words}, got {array.dtype}")
                 object.__setattr__(self, name, array)
+        for name in ("modality", "stem"):
+            self._check_modalities(name)
         if self.modality is not None:
-            wrong = np.flatnonzero(~np.isin(self.modality, MODALITIES))
-            if len(wrong):
-                raise InputError(
-                    f"modality of image {wrong[0]} is {str(self.modality[wrong[0]])!r}: expected visible or infrared"
-                )
+            self.check_stems(np.arange(len(features)), self.modality)
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def check_stems(self, rows: np.ndarray, modality: np.ndarray | str) -> None:
+        """Refuse rows whose image of this modality is known to have gone through the other stem.
+
+        Raises:
+            InputError: naming the first such row.
+        """
+        if self.stem is None:
+            return
+        wrong = np.flatnonzero(self.stem[rows] != modality)
+        if len(wrong):
+            row, right = rows[wrong[0]], np.broadcast_to(modality, len(rows))[wrong[0]]
+            raise InputError(
+                f"features: {len(wrong)} of {len(rows)} {right} images went through the stem of the other modality, "
+                f"the first is row {row}: extract them again with each image in the stem of its own modality"
+            )
+
+    def _check_modalities(self, name: str) -> None:
+        array = getattr(self, name)
+        wrong = np.flatnonzero(~np.isin(array, MODALITIES)) if array is not None else ()
+        if len(wrong):
+            raise InputError(f"{name} of image {wrong[0]} is {str(array[wrong[0]])!r}: expected visible or infrared")
 
 
 def _matrix(value) -> np.ndarray:
@@ -77,7 +103,8 @@ def _matrix(value) -> np.ndarray:
     return features
 
 
-_FIELDS = ("features", *_KINDS)
+_ARRAYS = ("features", *_KINDS)
+_FIELDS = (*_ARRAYS, "origin")
 _REQUIRED = ("features", "identity", "camera")
 
 
@@ -87,24 +114,27 @@ def save_features(path: str | Path, features: Features) -> None:
     Raises:
         InputError: another ending.
     """
-    arrays = {name: getattr(features, name) for name in _FIELDS if getattr(features, name) is not None}
+    arrays = {name: getattr(features, name) for name in _ARRAYS if getattr(features, name) is not None}
+    origin = json.dumps(features.origin.to_json())
     ending = _ending(path)
     with replacing(path) as temporary:
         if ending == ".npz":
             with open(temporary, "wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays, origin=np.array(origin))
         else:
-            # The format has no text tensors: text goes into its metadata, as JSON lists.
+            # The format has no text tensors: text goes into its metadata, as JSON.
             text = {name: json.dumps(array.tolist()) for name, array in arrays.items() if array.dtype.kind == "U"}
             numbers = {name: np.ascontiguousarray(array) for name, array in arrays.items() if name not in text}
-            extras.require("safetensors.numpy", extra="train").save_file(numbers, temporary, metadata=text)
+            metadata = {**text, "origin": origin}
+            extras.require("safetensors.numpy", extra="train").save_file(numbers, temporary, metadata=metadata)
 
 
 def load_features(path: str | Path) -> Features:
     """Read features saved as .npz or .safetensors.
 
     Arrays: `features` (N, D), `identity` (N,), `camera` (N,); for some protocols `modality` (N,) or `index`
-    (N,); `paths` (N,) if known. In safetensors, text is a JSON list in the metadata.
+    (N,); `stem` (N,) and `paths` (N,) if known; `origin`, JSON text, as `save_features` writes it. In
+    safetensors, text is JSON in the metadata.
 
     Raises:
         InputError: the file cannot be read, an array is missing or is not as `Features` says. Pickled
@@ -112,15 +142,15 @@ def load_features(path: str | Path) -> Features:
     """
     read = _read_npz if _ending(path) == ".npz" else _read_safetensors
     try:
-        arrays = read(path)
+        fields = read(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    missing = [name for name in _REQUIRED if name not in arrays]
+    missing = [name for name in _REQUIRED if name not in fields]
     if missing:
-        found = ", ".join(sorted(arrays)) or "none of ours"
+        found = ", ".join(sorted(fields)) or "none of ours"
         raise InputError(f"{path}: no array {', '.join(missing)} (found: {found}); save it under this name")
     try:
-        return Features(**arrays)
+        return Features(**fields)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -132,24 +162,26 @@ def _ending(path: str | Path) -> str:
     return ending
 
 
-# What NumPy and zipfile raise for files that are damaged, hostile, pickled, or no .npz at all.
-_NPZ_ERRORS = (ValueError, TypeError, EOFError, RuntimeError, MemoryError, zlib.error, zipfile.BadZipFile)
+# What NumPy, zipfile and json raise for files that are damaged, hostile, pickled, or no .npz at all.
+_NPZ_ERRORS = (ValueError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError, zlib.error)
 
 
-def _read_npz(path) -> dict[str, np.ndarray]:
+def _read_npz(path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in _FIELDS if name in file}
-    except _NPZ_ERRORS as error:
+            fields = {name: file[name] for name in _FIELDS if name in file}
+        return fields | {"origin": Origin.from_json(json.loads(str(fields.get("origin", "{}"))))}
+    except (*_NPZ_ERRORS, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not an .npz of plain arrays ({error})") from error
 
 
-def _read_safetensors(path) -> dict[str, np.ndarray]:
+def _read_safetensors(path) -> dict[str, Any]:
     safetensors = extras.require("safetensors", extra="train")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys() if name in _FIELDS}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name in _ARRAYS}  # noqa: SIM118
             text = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name in _FIELDS}
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        origin = Origin.from_json(text.pop("origin", {}))
+    except (safetensors.SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a safetensors file of features ({error})") from error
-    return arrays | {name: np.array(value, dtype=str) for name, value in text.items()}
+    return {**arrays, **{name: np.array(value, dtype=str) for name, value in text.items()}, "origin": origin}

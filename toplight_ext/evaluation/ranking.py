@@ -1,4 +1,4 @@
-"""Ranks of the right gallery images, from features or distances: the Python side of csrc/core/ranking.h."""
+"""Ranks of the right gallery images, from features or distances: the Python side of csrc/core."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import InputError
 Metric = Literal["cosine", "euclidean"]
 Cmc = Literal["images", "identities"]
 
-_DROP_SAME_IDENTITY, _DROP_ALL = 1, 2  # csrc/core/ranking.h: Rule
+DROP_SAME_IDENTITY, DROP_ALL = 1, 2  # csrc/core/labels.h: Rule
 
 
 class Labels(NamedTuple):
@@ -40,10 +40,34 @@ class CameraFilter:
         """The rule of every pair of the sorted `cameras`, (cameras, cameras) uint8."""
         rules = np.zeros((len(cameras), len(cameras)), dtype=np.uint8)
         if self.same_camera:
-            np.fill_diagonal(rules, _DROP_SAME_IDENTITY)
+            np.fill_diagonal(rules, DROP_SAME_IDENTITY)
         for query, gallery in self.pairs:
-            rules[np.ix_(cameras == query, cameras == gallery)] = _DROP_ALL
+            rules[np.ix_(cameras == query, cameras == gallery)] = DROP_ALL
         return rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Reranking:
+    """k-reciprocal re-ranking with its published constants; csrc/core/reranking.h says how it works.
+
+    Under the cosine metric the features are brought to length 1 first. The neighbourhoods know no camera filter.
+
+    Source: Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017.
+
+    Raises:
+        InputError: a constant out of range.
+    """
+
+    k1: int = 20  # size of the reciprocal neighbourhood
+    k2: int = 6  # images over which the encoding is averaged
+    lambda_: float = 0.3  # weight of the original distance
+
+    def __post_init__(self):
+        if self.k1 < 1 or self.k2 < 1 or not 0 <= self.lambda_ <= 1:
+            raise InputError(f"{self}: expected k1 and k2 of at least 1, lambda from 0 to 1")
+
+    def __str__(self) -> str:
+        return f"k-reciprocal re-ranking (k1 {self.k1}, k2 {self.k2}, lambda {self.lambda_:g})"
 
 
 class Ranking(NamedTuple):
@@ -76,6 +100,7 @@ def rank_features(
     camera_filter: CameraFilter = NO_FILTER,
     cmc: Cmc = "images",
     threads: int | None = None,
+    reranking: Reranking | None = None,
 ) -> Ranking:
     """Rank the gallery for every query. Equal distances keep the order of the gallery.
 
@@ -84,12 +109,15 @@ def rank_features(
         gallery: (G, D) of the same type.
         cmc: whether the first rank counts every image before it, or every identity before it once.
         threads: None is one per core. The result does not depend on it.
+        reranking: rank by k-reciprocal distances instead.
 
     Raises:
         InputError: shapes that do not fit; a distance that is not finite; cosine with a feature of length 0.
     """
-    query, gallery = _features(query, gallery, metric)
+    query, gallery = checked_features(query, gallery, metric)
     labels = core_labels(query_labels, gallery_labels, camera_filter)
+    if reranking:
+        return _rank("rank_reranked", _reranked(query, gallery, metric, reranking), labels, cmc, threads)
     return _rank("rank_features", (query, gallery, metric), labels, cmc, threads)
 
 
@@ -115,19 +143,23 @@ def nearest(
     metric: Metric = "cosine",
     camera_filter: CameraFilter = NO_FILTER,
     threads: int | None = None,
+    reranking: Reranking | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `top` nearest gallery images that each query sees.
 
     Returns:
         gallery rows (Q, top) int64, -1 past the last image, and distances (Q, top), NaN there:
-        Euclidean, or 1 - cosine.
+        Euclidean, or 1 - cosine, or k-reciprocal.
 
     Raises:
         InputError: as `rank_features`.
     """
-    query, gallery = _features(query, gallery, metric)
+    query, gallery = checked_features(query, gallery, metric)
     labels = core_labels(query_labels, gallery_labels, camera_filter)
     with _input_errors():
+        if reranking:
+            images = _reranked(query, gallery, metric, reranking)
+            return core().nearest_reranked(*images, labels, top=top, threads=_count(threads))
         rows, distances = core().nearest_features(query, gallery, metric, labels, top=top, threads=_count(threads))
     return rows, distances + 1 if metric == "cosine" else distances  # the core ranks by minus the cosine
 
@@ -147,14 +179,23 @@ def core() -> ModuleType:
         ) from error
 
 
-def core_labels(query: Labels, gallery: Labels, camera_filter: CameraFilter):
-    """Labels as the core wants them: identities and cameras counted from 0, and a table of rules."""
+class LabelCodes(NamedTuple):
+    """Labels as codes from 0, with the filter as a table: csrc/core/labels.h."""
+
+    query_identity: np.ndarray  # (Q,) int32: a gallery code, or -1: not in the gallery
+    gallery_identity: np.ndarray  # (G,) int32
+    query_camera: np.ndarray  # (Q,) int32
+    gallery_camera: np.ndarray  # (G,) int32
+    rules: np.ndarray  # (cameras, cameras) uint8, of query camera and gallery camera
+
+
+def label_codes(query: Labels, gallery: Labels, camera_filter: CameraFilter) -> LabelCodes:
     identities, gallery_identity = np.unique(gallery.identity, return_inverse=True)
     known = np.isin(query.identity, identities)
     query_identity = np.where(known, np.searchsorted(identities, query.identity), -1)
     cameras, camera = np.unique(np.concatenate([query.camera, gallery.camera]), return_inverse=True)
     camera = camera.astype(np.int32)
-    return core().Labels(
+    return LabelCodes(
         query_identity.astype(np.int32),
         gallery_identity.astype(np.int32),
         camera[: len(query.camera)],
@@ -163,15 +204,33 @@ def core_labels(query: Labels, gallery: Labels, camera_filter: CameraFilter):
     )
 
 
+def core_labels(query: Labels, gallery: Labels, camera_filter: CameraFilter):
+    """Labels as the compiled core takes them."""
+    return core().Labels(*label_codes(query, gallery, camera_filter))
+
+
+def _reranked(query: np.ndarray, gallery: np.ndarray, metric: Metric, reranking: Reranking) -> tuple:
+    """Arguments of the core: queries and gallery in one array, the number of queries, the constants."""
+    images = np.concatenate([query, gallery])
+    if metric == "cosine":
+        images /= np.linalg.norm(images, axis=1, keepdims=True)
+    return images, len(query), reranking.k1, reranking.k2, reranking.lambda_
+
+
 def _rank(function: str, arguments: tuple, labels, cmc: Cmc, threads: int | None) -> Ranking:
-    if cmc not in get_args(Cmc):
-        raise InputError(f"cmc {cmc!r}: expected {' or '.join(get_args(Cmc))}")
+    check_cmc(cmc)
     rank = getattr(core(), function)
     with _input_errors():
         return Ranking(*rank(*arguments, labels, distinct_identities=cmc == "identities", threads=_count(threads)))
 
 
-def _features(query: np.ndarray, gallery: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+def check_cmc(cmc: Cmc) -> None:
+    if cmc not in get_args(Cmc):
+        raise InputError(f"cmc {cmc!r}: expected {' or '.join(get_args(Cmc))}")
+
+
+def checked_features(query: np.ndarray, gallery: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Both as contiguous arrays of one type, fit for the metric, or InputError."""
     if metric not in get_args(Metric):
         raise InputError(f"metric {metric!r}: expected {' or '.join(get_args(Metric))}")
     query, gallery = _matrix("query features", query), _matrix("gallery features", gallery)

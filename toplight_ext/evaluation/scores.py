@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError
 from .features import Features
+from .origin import Origin, check_splits
 from .protocols import Protocol, Trial
-from .ranking import Labels, Metric, Ranking, nearest, rank_features
+from .ranking import Labels, Metric, Ranking, Reranking, nearest, rank_features
+from .verification import verification_rates
 
 CMC_RANKS = 50
+SCORES = ("r1", "r5", "r10", "r20", "mAP", "mINP")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrialResult:
+    """One trial: one draw of the gallery, or one of several sets of features."""
+
+    name: str  # the split if that is known, else a number from 1
+    scores: dict[str, float]  # the six scores, then the verification rates if the protocol has them
+    queries: int
+    valid_queries: int  # those that see an image of their identity; the others enter no mean
+    gallery: int  # images
+    cmc: np.ndarray  # (50,): ranks 1 to 50
+
+    def to_json(self) -> dict[str, Any]:
+        counts = {"queries": self.queries, "valid_queries": self.valid_queries, "gallery": self.gallery}
+        return {"trial": self.name, **self.scores, **counts}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """Means over the trials of a protocol, as fractions of 1, and what they were taken over."""
 
-    protocol: str
+    protocol: str  # with the re-ranking, if there was one
     metric: str
     r1: float  # share of the valid queries with a right image at rank 1, as the protocol's CMC counts
     r5: float
@@ -28,30 +48,28 @@ class Result:
     r20: float
     mAP: float
     mINP: float
-    std: dict[str, float]  # of the six scores: population standard deviation over the trials
+    verification: dict[str, float]  # rates by name; empty unless the protocol verifies
+    std: dict[str, float]  # of all scores: population standard deviation over the trials
     trials: int
-    queries: int
-    valid_queries: int  # those that see an image of their identity; the others enter no mean
-    gallery: int  # images
+    queries: int  # of the trial with the fewest, and so the next two
+    valid_queries: int
+    gallery: int
+    reranking: str | None
+    origin: Origin  # of the features, where that of all trials is the same
+    per_trial: tuple[TrialResult, ...]
     cmc: np.ndarray  # (50,): ranks 1 to 50
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {**dataclasses.asdict(self), "cmc": self.cmc.tolist()}
+        """The fields as JSON types; those of the origin beside the others."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["origin"]
+        per_trial = [trial.to_json() for trial in self.per_trial]
+        return {**fields, **self.origin.to_json(), "per_trial": per_trial, "cmc": self.cmc.tolist()}
 
-    def table(self) -> str:
-        """The scores in percent, with the protocol above them."""
-        labels = {"r1": "rank-1", "r5": "rank-5", "r10": "rank-10", "r20": "rank-20", "mAP": "mAP", "mINP": "mINP"}
-        trials = "1 trial" if self.trials == 1 else f"{self.trials} trials"
-        rows = [
-            f"{self.protocol}; {self.metric}; {trials}",
-            f"{self.valid_queries} of {self.queries} queries have a match; gallery of {self.gallery} images",
-            " " * 4 + "".join(f"{label:>9}" for label in labels.values()),
-            "mean" + "".join(f"{100 * getattr(self, name):9.2f}" for name in labels),
-        ]
-        if self.trials > 1:
-            rows.append("std " + "".join(f"{100 * self.std[name]:9.2f}" for name in labels))
-        return "\n".join(rows)
+    @property
+    def scores(self) -> dict[str, float]:
+        """All means by name, in the order of the tables."""
+        return {**{name: getattr(self, name) for name in SCORES}, **self.verification}
 
 
 class RankedLists(NamedTuple):
@@ -63,36 +81,56 @@ class RankedLists(NamedTuple):
     correct: np.ndarray  # (n, top) bool: the image is of the query's identity
 
 
-def evaluate(features: Features, protocol: Protocol, metric: Metric = "cosine", threads: int | None = None) -> Result:
+def evaluate(
+    features: Features | Sequence[Features],
+    protocol: Protocol,
+    metric: Metric = "cosine",
+    threads: int | None = None,
+    *,
+    reranking: Reranking | None = None,
+    device: str | None = None,
+    any_split: bool = False,
+) -> Result:
     """Score features under a protocol.
 
     Args:
+        features: of one network; or of several, as RegDB's ten splits are ten models: all their trials count.
         metric: "cosine" or "euclidean".
         threads: None is one per core.
+        reranking: None ranks by the distances themselves.
+        device: rank on this torch device instead of in the compiled core.
+        any_split: also evaluate a network on another split than the one whose other half it was trained on.
 
     Raises:
-        InputError: the features do not hold what the protocol needs, or no query has a match.
+        InputError: the features do not hold what the protocol needs, no query has a match, a network is
+            evaluated on another split, a split counts twice, or an image went through the wrong stem.
     """
-    labels = Labels(features.identity, features.camera)
-    scores, curves = [], []
-    for trial in protocol.trials(features):
-        ranking = _rank(features, labels, trial, protocol, metric, threads)
-        valid = ranking.valid
-        if not valid.any():
-            raise InputError(f"none of the {len(valid)} queries has an image of its identity in the gallery it sees")
-        curves.append(ranking.cmc(CMC_RANKS))
-        scores.append(_scores(ranking, curves[-1]))
-    values = {name: np.array([score[name] for score in scores]) for name in scores[0]}
+    if reranking and device:
+        raise InputError(f"device {device!r}: re-ranking runs in the compiled core alone; leave the device out")
+    sets = [features] if isinstance(features, Features) else list(features)
+    if not sets:
+        raise InputError("evaluate: expected features of at least one network, got none")
+    check_splits([each.origin for each in sets], any_split)
+    score = functools.partial(
+        _score, protocol=protocol, metric=metric, threads=threads, reranking=reranking, device=device
+    )
+    results = [score(each, trial, name) for each, trial, name in _trials(sets, protocol)]
+    values = {name: np.array([result.scores[name] for result in results]) for name in results[0].scores}
+    means = {name: float(value.mean()) for name, value in values.items()}
     return Result(
-        protocol=protocol.name,
+        protocol=f"{protocol.name}, {reranking}" if reranking else protocol.name,
         metric=metric,
-        **{name: float(value.mean()) for name, value in values.items()},
+        **{name: means.pop(name) for name in SCORES},
+        verification=means,
         std={name: float(value.std()) for name, value in values.items()},
-        trials=len(scores),
-        queries=len(trial.query),
-        valid_queries=int(valid.sum()),
-        gallery=len(trial.gallery),
-        cmc=np.mean(curves, axis=0),
+        trials=len(results),
+        queries=min(result.queries for result in results),
+        valid_queries=min(result.valid_queries for result in results),
+        gallery=min(result.gallery for result in results),
+        reranking=str(reranking) if reranking else None,
+        origin=_common([each.origin for each in sets]),
+        per_trial=tuple(results),
+        cmc=np.mean([result.cmc for result in results], axis=0),
     )
 
 
@@ -116,40 +154,75 @@ def ranked_lists(
     strange = np.setdiff1d(chosen, trial.query)
     if len(strange):
         raise InputError(f"image {strange[0]} is no query of the protocol {protocol.name!r}")
-    labels = Labels(features.identity, features.camera)
-    found, distances = nearest(
-        features.features[chosen],
-        features.features[trial.gallery],
-        labels.take(chosen),
-        labels.take(trial.gallery),
-        top,
-        metric,
-        protocol.camera_filter,
-    )
+    sides = _sides(features, Trial(chosen, trial.gallery))
+    found, distances = nearest(*sides, top, metric, protocol.camera_filter)
     gallery = np.where(found < 0, -1, trial.gallery[found])
     correct = (found >= 0) & (features.identity[gallery] == features.identity[chosen][:, None])
     return RankedLists(chosen, gallery, distances, correct)
 
 
-def _rank(
-    features: Features, labels: Labels, trial: Trial, protocol: Protocol, metric: Metric, threads: int | None
-) -> Ranking:
-    return rank_features(
+def _trials(sets: Sequence[Features], protocol: Protocol) -> Iterator[tuple[Features, Trial, str]]:
+    """All trials of all sets, each with its name: the set's split or number, the draw's number, or both."""
+    for number, features in enumerate(sets, start=1):
+        split = features.origin.images
+        of_set = split.name if split and split.name else str(number)
+        trials = list(protocol.trials(features))
+        for draw, trial in enumerate(trials, start=1):
+            features.check_stems(trial.query, protocol.direction.query)
+            features.check_stems(trial.gallery, protocol.direction.gallery)
+            name = str(draw) if len(sets) == 1 else of_set if len(trials) == 1 else f"{of_set}/{draw}"
+            yield features, trial, name
+
+
+def _sides(features: Features, trial: Trial) -> tuple[np.ndarray, np.ndarray, Labels, Labels]:
+    """Features of queries and gallery, and their labels."""
+    labels = Labels(features.identity, features.camera)
+    return (
         features.features[trial.query],
         features.features[trial.gallery],
         labels.take(trial.query),
         labels.take(trial.gallery),
-        metric,
-        protocol.camera_filter,
-        protocol.cmc,
-        threads,
     )
+
+
+def _score(
+    features: Features,
+    trial: Trial,
+    name: str,
+    *,
+    protocol: Protocol,
+    metric: Metric,
+    threads: int | None,
+    reranking: Reranking | None,
+    device: str | None,
+) -> TrialResult:
+    sides = _sides(features, trial)
+    rules = (metric, protocol.camera_filter, protocol.cmc)
+    if device:
+        from .device_ranking import rank_on_device
+
+        ranking = rank_on_device(*sides, *rules, device)
+    else:
+        ranking = rank_features(*sides, *rules, threads, reranking)
+    valid = ranking.valid
+    if not valid.any():
+        raise InputError(f"none of the {len(valid)} queries has an image of its identity in the gallery it sees")
+    rates = verification_rates(*sides, metric, threads) if protocol.verification else {}
+    cmc = ranking.cmc(CMC_RANKS)
+    return TrialResult(name, {**_scores(ranking, cmc), **rates}, len(valid), int(valid.sum()), len(trial.gallery), cmc)
 
 
 def _scores(ranking: Ranking, cmc: np.ndarray) -> dict[str, float]:
     valid = ranking.valid
     return {
-        **{f"r{rank}": cmc[rank - 1] for rank in (1, 5, 10, 20)},
-        "mAP": ranking.average_precision[valid].mean(),
-        "mINP": ranking.inverse_negative_penalty[valid].mean(),
+        **{f"r{rank}": float(cmc[rank - 1]) for rank in (1, 5, 10, 20)},
+        "mAP": float(ranking.average_precision[valid].mean()),
+        "mINP": float(ranking.inverse_negative_penalty[valid].mean()),
     }
+
+
+def _common(origins: Sequence[Origin]) -> Origin:
+    """What all origins agree on."""
+    fields = {field.name: getattr(origins[0], field.name) for field in dataclasses.fields(Origin)}
+    same = {name: value for name, value in fields.items() if all(getattr(o, name) == value for o in origins)}
+    return Origin(**same)

@@ -48,6 +48,8 @@ def _check(recipe: Recipe) -> None:
         require(package, extra="train")
     pick_device(recipe.device)
     _protocol(recipe)
+    splits = (evaluation.Split(dataset.name, dataset.split) for dataset in (recipe.test, recipe.data))
+    evaluation.check_splits([evaluation.Origin(None, None, *splits)])
     for dataset in filter(None, (recipe.data, recipe.test, recipe.pretraining_data)):
         load_dataset(dataset.name, dataset.root, dataset.split)
 
