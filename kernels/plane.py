@@ -1,7 +1,6 @@
-"""What both kernels share: how a tile of planes lies in memory, and how large it is.
+"""How maps lie in memory, and the two functions through which every kernel touches them.
 
-A plane is the N = H * W values of one image and channel; a position n in it is row n // W, column n % W.
-A kernel keeps a tile of some planes by up to BLOCK_N positions in registers.
+A map is (B, C, H, W), a plane the H * W values of one image and channel.
 """
 
 import contextlib
@@ -11,28 +10,26 @@ import torch
 import triton
 import triton.language as tl
 
-TILE = 2048  # elements that a program keeps in registers, of all its tiles; a double counts as two
-LARGEST_TILE = 8 * TILE  # what it keeps at most, to have whole planes
-LARGEST_WIDE_TILE = 4 * TILE  # the same where channels lie beside one another, which takes more registers
-WIDE_CHANNELS = (16, 8)  # channels that such a tile has, by preference, of doubles half; 8 floats are a memory sector
-
 
 class Strides(NamedTuple):
-    """Strides of a (B, C, H, W) map in elements, and whether position n simply lies at n * width."""
+    """Strides of a (B, C, H, W) map in elements."""
 
     batch: int
     channel: int
     height: int
     width: int
-    flat: bool
 
 
 def strides_of(map: torch.Tensor) -> Strides:
-    """The strides of a map; those of dimensions of size 1 never count."""
+    """The strides of a map; dimensions of size 1, whose strides never count, get those of dense ones."""
+    images, channels, rows, columns = map.shape
     batch, channel, height, width = map.stride()
-    if map.shape[3] == 1:
-        return Strides(batch, channel, height, height, True)
-    return Strides(batch, channel, height, width, map.shape[2] == 1 or height == map.shape[3] * width)
+    if columns == 1:
+        width = height if rows > 1 else 1
+    if rows == 1:
+        height = columns * width
+    batch = batch if images > 1 else channels * rows * columns
+    return Strides(batch, channel if channels > 1 else rows * columns, height, width)
 
 
 def is_channels_last(map: torch.Tensor) -> bool:
@@ -40,35 +37,10 @@ def is_channels_last(map: torch.Tensor) -> bool:
     return map.is_contiguous(memory_format=torch.channels_last) and not map.is_contiguous()
 
 
-def empty_map(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """An uninitialised map in the layout that the layout rule gives for `like`."""
-    memory_format = torch.channels_last if is_channels_last(like) else torch.contiguous_format
+def empty_map(shape: tuple[int, ...], like: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """An uninitialised map of the dtype and device of `like`."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
-
-
-def tile_shape(map: torch.Tensor, channels: int, tiles: int) -> tuple[int, int]:
-    """(BLOCK_C, BLOCK_N) of a program that keeps `tiles` tiles of the planes of `map`.
-
-    At most `channels` channels; BLOCK_N < H * W where a plane does not fit. A tile is wide in positions, or in
-    channels where these lie beside one another.
-    """
-    size = 2 if map.dtype == torch.float64 else 1
-    registers = tiles * size
-    block_n = triton.next_power_of_2(map.shape[2] * map.shape[3])
-    most = triton.next_power_of_2(channels)
-    if map.stride(1) != 1 or map.shape[1] == 1:
-        block_c = min(most, max(1, TILE // (registers * block_n)))
-        return block_c, block_n if registers * block_n <= LARGEST_TILE else TILE // registers
-    wide = [min(block_c // size, most) for block_c in WIDE_CHANNELS]
-    for block_c in wide:
-        if registers * block_c * block_n <= LARGEST_WIDE_TILE:
-            return block_c, block_n
-    return wide[0], TILE // (registers * wide[0])
-
-
-def warps(elements: int) -> int:
-    """Warps per program that keeps that many elements: 8 in a thread, up to 16 warps."""
-    return max(1, min(16, elements // 256))
 
 
 def accumulate_type(map: torch.Tensor) -> tl.dtype:
@@ -81,9 +53,35 @@ def device_of(map: torch.Tensor) -> contextlib.AbstractContextManager:
     return torch.cuda.device(map.device) if map.is_cuda else contextlib.nullcontext()
 
 
+# Maps are loaded and stored by these two functions, and nothing else is in this file: by the line table of the
+# machine code benchmarks/compile_kernels.py tells accesses to maps, which are to be 16 bytes wide, from all others.
 @triton.jit
-def position_offset(n, W: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, FLAT: tl.constexpr):
-    """Where positions n of a plane lie, in elements from its start. 64 bits, as all addresses."""
-    if FLAT:
-        return n.to(tl.int64) * STRIDE_W
-    return (n // W).to(tl.int64) * STRIDE_H + (n % W).to(tl.int64) * STRIDE_W
+def load_map(pointers, inside, ACC: tl.constexpr):
+    return tl.load(pointers, mask=inside, other=0.0).to(ACC)
+
+
+@triton.jit
+def store_map(pointers, values, inside):
+    tl.store(pointers, values, mask=inside)
+
+
+@triton.jit
+def program_planes(
+    C: tl.constexpr,  # channels
+    BLOCK_C: tl.constexpr,  # channels per program
+):
+    """Image, channels (BLOCK_C,) and which of them exist, of this program."""
+    blocks: tl.constexpr = triton.cdiv(C, BLOCK_C)
+    c = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    return (tl.program_id(0) // blocks).to(tl.int64), c, c < C
+
+
+@triton.jit
+def channel_starts(
+    values,  # a map or vectors
+    b,  # image
+    c,  # channels, (P,)
+    X: tl.constexpr,  # their strides
+):
+    """Pointers to the first value of each channel, (P,). 64 bits, as all addresses."""
+    return values + b * X.batch + c.to(tl.int64) * X.channel

@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: in Triton's interpreter, and compiled for GPUs that are not here."""
+"""The Triton kernels without a GPU: in Triton's interpreter."""
 
 import importlib.util
 import os
