@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on a machine with one and without a network, in under 9 minutes: build, GPU tests,
-# compute-sanitizer over the kernels, microbenchmarks. Logs and CSV go to $OUT.
+# microbenchmarks, a training step, compute-sanitizer over the kernels. Logs, CSV and pictures go to $OUT.
 #
 #   OUT=folder benchmarks/gpu_suite.sh
 #
-# Needs python3 with torch (built for CUDA), triton, pybind11, pytest, hypothesis; nvcc, cmake, ninja,
-# compute-sanitizer. The libraries are installed into the checkout's toplight_ext/, which git ignores.
+# Needs python3 with torch (built for CUDA), triton, pybind11, pytest, hypothesis; for the training step timm, for the
+# pictures matplotlib; nvcc, cmake, ninja, compute-sanitizer. The libraries are installed into the checkout's toplight_ext/, which git ignores.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 : "${OUT:?set OUT to the folder for the results}"
@@ -13,12 +13,18 @@ mkdir -p "$OUT"
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
 failed=()
 
+deadline=530 # seconds from the start: what is left then is cut off and counts as failed
+
 # step NAME SECONDS COMMAND...: runs with a time limit, keeps the log, prints its last lines.
 step() {
-  local name=$1 limit=$2
+  local name=$1 limit=$2 left=$((deadline - SECONDS))
   shift 2
   echo "== $name (at $SECONDS s)"
-  timeout "$limit" "$@" >"$OUT/$name.log" 2>&1 || failed+=("$name")
+  if ((left < 5)); then
+    failed+=("$name: no time left")
+    return
+  fi
+  timeout -k 5 "$((limit < left ? limit : left))" "$@" >"$OUT/$name.log" 2>&1 || failed+=("$name")
   tail -n 12 "$OUT/$name.log"
 }
 
@@ -47,14 +53,29 @@ sanitize() {
     python3 -m pytest -q python_tests/test_cuda.py -k "kernels_alone and native" -p no:cacheprovider
 }
 
-export -f build native_tests gpu_tests sanitize
+# microbenchmarks NAME ARGUMENTS...: rows in $OUT/NAME.csv, each written when its case is done.
+microbenchmarks() {
+  python3 benchmarks/ops.py --device cuda --dtype bfloat16 --out "$OUT/$1.csv" "${@:2}"
+}
+
+pictures() {
+  python3 benchmarks/plot.py "$OUT"/ops_*.csv --out "$OUT" --format svg png
+}
+
+maps=(TOPLight AGW DEEN small wide large)
+main_ops=(slice_pool_upsample shuffle_attention FDR FDR.pooled)
+export -f build native_tests gpu_tests sanitize microbenchmarks pictures
 step build 120 bash -c build
-step native_tests 90 bash -c native_tests
 step gpu_tests 110 bash -c gpu_tests
+step native_tests 80 bash -c native_tests
+step ops_maps 100 bash -c 'microbenchmarks "$@"' - ops_maps --shape "${maps[@]}" --layout NHWC --variant eager native
+step training_step 45 python3 benchmarks/training_step.py --device cuda --out "$OUT/training_step.csv"
 for tool in memcheck racecheck initcheck synccheck; do
-  step "$tool" 35 bash -c "sanitize $tool"
+  step "$tool" 30 bash -c "sanitize $tool"
 done
-step benchmark 75 python3 benchmarks/ops.py --shape TOPLight DEEN large --dtype bfloat16 --out "$OUT/ops.csv"
+# torch.compile and Triton compile for every case, so they come last, on as many cases as there is time for.
+step ops_peers 90 bash -c 'microbenchmarks "$@"' - ops_peers --shape TOPLight large --op "${main_ops[@]}"
+step pictures 20 bash -c pictures
 
 echo "== ${#failed[@]} steps failed or ran out of time: ${failed[*]:-none} ($SECONDS s)"
 exit "${#failed[@]}"

@@ -1,187 +1,136 @@
-"""Times the ops against plain PyTorch: eager, torch.compile, our compiled kernels, our Triton kernels.
+"""Times the ops and FDR, forward and backward, against plain PyTorch in eager mode and under torch.compile.
 
-All variants of a case run in one process and in turns. A variant is timed only if its result is right. Printed, and
-written as CSV: median and quartiles of forward and of forward + backward in microseconds, the bytes that cannot be
-avoided, and the share of the copy bandwidth that they make; the copy is measured in the same run.
+    python benchmarks/ops.py --op slice_pool_upsample FDR --shape TOPLight     # one or two minutes
+    python benchmarks/ops.py --op all --shape all --out benchmarks/results/ops_cpu.csv --check
 
-    python benchmarks/ops.py [--device cpu|cuda] [--shape NAME ...] [--dtype NAME ...] [--out FILE.csv]
+All variants of a case run in one process and in turns. First outputs and gradients are compared with float64: a
+variant that is wrong (trial.RIGHT) is not timed. torch.compile takes about 10 seconds a case, and little when its
+cache has the case already; the definition of FDR on maps takes half a minute a call on the largest shapes.
+
+The variants
+    eager            plain PyTorch; of FDR the definition drawn on maps (compositions.fdr_on_maps)
+    eager-vectors    of FDR only: its embedding on vectors as ours has it, the rest plain PyTorch
+    mean, adaptive_avg_pool2d   of FDR(embed=False).pooled only: a global average pool of the same map
+    compile, compile-vectors    the two eager ones under torch.compile(dynamic=False)
+    native, triton   ours
+FDR runs in training mode, with a batch of one image (shapes that end in -1) in evaluation mode.
+
+The figures of a row
+    forward_us, both_us    median over the samples, with quartiles (_low_, _high_), of a forward that keeps what its
+        backward needs, and of forward + backward; the gradient that arrives is dense, in the layout of the output
+    over_native    median over the rounds of this time / native's, forward + backward
+    forward_bytes, both_bytes    the fewest that have to be read and written: see cases.Case.moved
+    forward_of_copy, both_of_copy    time of a copy that moves as many bytes, in the same rounds, / this time
+    copy_us, fresh_copy_us    that copy for forward + backward, and one into memory allocated for it, as outputs are
+    copy_gb_per_s    bandwidth of a copy far larger than any cache, read + written
+    peak_bytes    of forward + backward above the inputs, the parameters and the gradient that arrives
+    kept_bytes    storages that forward keeps for backward, other than inputs and parameters
+    kept_input_bytes    those of the inputs that it keeps
 """
 
 import argparse
-import contextlib
-import csv
-import datetime
-import statistics
-import subprocess
+import itertools
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from cases import DEFINITIONS, LAYOUTS, SHAPES, SLICES, VARIANTS, Case, Key
+from demands import missed
+from measuring import Copy
+from provenance import Results, provenance
+from trial import KINDS, measure
 
-from toplight_ext import ops
-
-SHAPES = {  # (B, C, H, W), slices, groups
-    "TOPLight": ((64, 1280, 9, 5), (6, 3), 64),
-    "TOPLight, one image": ((1, 1280, 9, 5), (6, 3), 64),
-    "AGW": ((64, 2048, 18, 9), (6, 3), 64),
-    "DEEN": ((96, 1024, 24, 9), (9, 5), 64),
-    "large": ((16, 256, 96, 32), (6, 3), 32),
-}
-LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-# Values moved per value of x, forward and backward.
-MOVED = {"slice_pool_upsample": (3, 3), "shuffle_attention": (2, 3)}
-ROUNDS = 15
-COLUMNS = ["op", "shape", "layout", "dtype", "variant", "error", "forward_bytes", "both_bytes"]
-COLUMNS += [f"{kind}_{figure}" for kind in ("forward", "both") for figure in ("us", "low_us", "high_us", "of_copy")]
-ERROR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # what passes as right, in norm against float64
+KEY = ("op", "shape", "size", "slices", "layout", "dtype")
+FIGURES = [f"{kind}_{figure}" for kind in KINDS for figure in ("us", "low_us", "high_us", "of_copy", "bytes")]
+COLUMNS = [*KEY, "variant", "failure", "error", "samples", *FIGURES, "over_native", "copy_us", "fresh_copy_us"]
+COLUMNS += ["peak_bytes", "kept_bytes", "kept_input_bytes"]
+PEERS = tuple(name for name in VARIANTS if name != "native")
+HEADER = f"{'':66}{'forward':>10}{'both':>10} {'of copy':>8}  forward + backward of the others / native's"
 
 
-def synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def keys(given: argparse.Namespace) -> Iterator[Key]:
+    for op, shape, slices, dtype in itertools.product(given.op, given.shape, given.slices, given.dtype):
+        for layout in DEFINITIONS[op].layouts:
+            if layout not in LAYOUTS or layout in given.layout:
+                yield Key(op, shape, slices, layout, dtype, given.device)
 
 
-def seconds(call: Callable[[], object], device: str, calls: int) -> float:
-    """Seconds per call, over so many calls in a row."""
-    synchronise(device)
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    synchronise(device)
-    return (time.perf_counter() - start) / calls
-
-
-def copy_bandwidth(device: str) -> float:
-    """Bytes read and written per second by a copy of 1 GiB (CPU: 128 MiB)."""
-    source = torch.ones((1 << 28) if device == "cuda" else (1 << 25), device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device, 3) for _ in range(10))
-
-
-def inputs_of(op: str, shape: tuple[int, ...], groups: int, dtype: torch.dtype, layout, device: str):
-    """x, and the parameters of shuffle attention."""
-    x = torch.randn(shape, device=device).to(dtype).to(memory_format=layout).requires_grad_()
-    count = 6 if op == "shuffle_attention" else 0
-    return [x] + [torch.randn(1, shape[1] // (2 * groups), 1, 1, device=device).requires_grad_() for _ in range(count)]
-
-
-def variants_of(op: str, arguments: tuple, device: str) -> dict[str, tuple[Callable, Callable]]:
-    """Name -> function of the inputs, and context to call it in."""
-
-    def eager(x, *parameters):
-        return getattr(ops.reference, op)(x, *(p.to(x.dtype) for p in parameters), *arguments)
-
-    def ours(*inputs):
-        return getattr(ops, op)(*inputs, *arguments)
-
-    torch._dynamo.reset()
-    compiled = torch.compile(eager, dynamic=False)
-    variants = {"eager": (eager, contextlib.nullcontext), "compile": (compiled, contextlib.nullcontext)}
-    for backend in ("native", "triton"):
-        with ops.use_backend(backend):
-            if ops.backends()[op][device].backend is not None:
-                variants[backend] = (ours, lambda backend=backend: ops.use_backend(backend))
-    return variants
-
-
-def measure(op: str, inputs: list, slices, groups: int, device: str) -> Iterator[dict]:
-    """Median and quartiles of every variant, in microseconds; a variant with a wrong result has none."""
-    arguments = (slices,) if op == "slice_pool_upsample" else (groups,)
-    exact = getattr(ops.reference, op)(*(v.detach().double() for v in inputs), *arguments)
-    grad = torch.randn_like(exact).to(inputs[0].dtype)
-    rows, calls = [], {}
-    for name, (function, context) in variants_of(op, arguments, device).items():
-
-        def forward(function=function):
-            with torch.no_grad():
-                return function(*inputs)
-
-        def both(function=function):
-            return torch.autograd.grad(function(*inputs), inputs, grad)
-
-        with context():
-            error = ((forward().double() - exact).norm() / exact.norm()).item()
-            wrong = not error <= ERROR[inputs[0].dtype]
-            rows.append({"variant": name, "error": f"{error:.1e}"})
-            if not wrong:
-                both()
-                once = max(seconds(both, device, 1), 1e-6)
-                calls[name] = (forward, both, context, max(1, min(50, int(0.02 / once))))
-    times = {(name, kind): [] for name in calls for kind in ("forward", "both")}
-    for _ in range(ROUNDS):
-        for name, (forward, both, context, count) in calls.items():
-            with context():
-                times[name, "forward"].append(1e6 * seconds(forward, device, count))
-                times[name, "both"].append(1e6 * seconds(both, device, count))
+def describe(key: Key, rows: list[dict]) -> Iterator[str]:
+    """A line of the table, then one for each variant that failed and each demand that is missed."""
+    timed = {row["variant"]: row for row in rows if "both_us" in row}
+    slices = ",".join(map(str, key.slices))
+    line = f"{key.op:34}{key.shape:11}{slices:4}{key.layout:8}{key.dtype:9}"
+    if "native" in timed:
+        native = timed["native"]
+        line += f"{native['forward_us']:8.0f}us{native['both_us']:8.0f}us{native['both_of_copy']:9.1%} "
+        line += "".join(f" {name} {timed[name]['both_us'] / native['both_us']:.2f}" for name in PEERS if name in timed)
+    yield line
     for row in rows:
-        for kind in ("forward", "both"):
-            if row["variant"] in calls:
-                low, median, high = statistics.quantiles(times[row["variant"], kind], n=4)
-                row |= {f"{kind}_us": median, f"{kind}_low_us": low, f"{kind}_high_us": high}
-        yield row
+        if "failure" in row:
+            yield f"    {row['variant']} FAILED: {row['failure']} {row.get('error', '')}"
+    yield from (f"    MISSED: {words}" for words in missed(key, timed))
 
 
-def provenance(device: str) -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "commit": commit or "none",
-        "date": datetime.date.today().isoformat(),
-    }
+def run(given: argparse.Namespace) -> int:
+    """The number of failures, and with --check of missed demands."""
+    began = time.monotonic()
+    bandwidth = Copy.bandwidth(given.device)
+    constant = provenance(given.device) | {"copy_gb_per_s": round(bandwidth / 1e9, 1)}
+    results = Results(given.out, COLUMNS, constant)
+    print(*(f"{name} {value}" for name, value in constant.items()), sep=", ")
+    print(HEADER)
+    failures = misses = 0
+    for key in keys(given):
+        rows = measure(Case(key), given.variant)
+        case = {name: getattr(key, name) for name in KEY}
+        case |= {"size": "x".join(map(str, key.size)), "slices": "x".join(map(str, key.slices))}
+        for row in rows:
+            results.add(case | row)
+        lines = list(describe(key, rows))
+        print(*lines, sep="\n", flush=True)
+        failures += sum("failure" in row for row in rows)
+        misses += sum("MISSED" in line for line in lines)
+    print(f"{failures} variants failed, {misses} demands missed, {time.monotonic() - began:.0f} s")
+    return failures + (misses if given.check else 0)
 
 
-def cases(device: str, shapes: list[str], dtypes: list[str]) -> Iterator[dict]:
-    """Every op, shape, layout and type, with its measured variants as rows."""
-    for op, (forward, backward) in MOVED.items():
-        for name in shapes:
-            shape, slices, groups = SHAPES[name]
-            for layout_name, layout in LAYOUTS.items():
-                for dtype in dtypes:
-                    inputs = inputs_of(op, shape, groups, getattr(torch, dtype), layout, device)
-                    case = {"op": op, "shape": name, "layout": layout_name, "dtype": dtype}
-                    size = inputs[0].nbytes
-                    case |= {"forward_bytes": forward * size, "both_bytes": (forward + backward) * size}
-                    for row in measure(op, inputs, slices, groups, device):
-                        yield case | row
+def slices_of(text: str) -> tuple[int, int]:
+    n_h, n_v = text.split(",")
+    return int(n_h), int(n_v)
 
 
-def describe(row: dict) -> str:
-    line = f"{row['op']:20} {row['shape']:20} {row['layout']} {row['dtype']:9} {row['variant']:8}"
-    if "both_us" not in row:
-        return f"{line} WRONG, error {row['error']}"
-    parts = (f"{row[f'{kind}_us']:10.1f} us {row[f'{kind}_of_copy']:6.1%}" for kind in ("forward", "both"))
-    return line + "".join(parts)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=list(SHAPES))
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), nargs="+", default=["float32"])
-    parser.add_argument("--out", type=Path, default=Path("/dev/null"), help="CSV file to write")
-    return parser.parse_args()
+    parser.add_argument("--op", choices=[*DEFINITIONS, "all"], nargs="+", default=["all"])
+    parser.add_argument("--shape", choices=[*SHAPES, "all"], nargs="+", default=["all"])
+    parser.add_argument("--slices", nargs="+", default=["6,3"], metavar="N_H,N_V", help='or "all": 6,3 4,2 9,5')
+    parser.add_argument("--layout", choices=LAYOUTS, nargs="+", default=list(LAYOUTS))
+    types = ("float32", "float64", "bfloat16", "float16")
+    parser.add_argument("--dtype", choices=types, nargs="+", default=["float32"])
+    parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--out", type=Path, default=Path(os.devnull), help="CSV file to write")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a demand (demands.py) is missed")
+    found = parser.parse_args(given)
+    found.op = list(DEFINITIONS) if "all" in found.op else found.op
+    found.shape = list(SHAPES) if "all" in found.shape else found.shape
+    try:
+        found.slices = list(SLICES) if "all" in found.slices else [slices_of(text) for text in found.slices]
+    except ValueError:
+        parser.error(f"--slices takes pairs like 6,3 or all, got {' '.join(found.slices)}")
+    return found
 
 
 def main() -> int:
     given = arguments()
-    bandwidth = copy_bandwidth(given.device)
-    print(f"copy: {bandwidth / 1e9:.1f} GB/s")
-    constant = {"copy_gb_per_s": bandwidth / 1e9} | provenance(given.device)
-    wrong = 0
-    with given.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *constant])
-        writer.writeheader()
-        for row in cases(given.device, given.shape, given.dtype):
-            for kind in ("forward", "both") if "both_us" in row else ():
-                row[f"{kind}_of_copy"] = row[f"{kind}_bytes"] / (row[f"{kind}_us"] * 1e-6) / bandwidth
-            wrong += "both_us" not in row
-            writer.writerow(row | constant)
-            file.flush()
-            print(describe(row), flush=True)
-    return 1 if wrong else 0
+    torch.set_num_threads(given.threads)
+    warnings.filterwarnings("ignore", message="shuffle attention: ")  # fewer groups than 64: what FDR does as well
+    return 1 if run(given) else 0
 
 
 if __name__ == "__main__":
