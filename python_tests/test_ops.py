@@ -118,7 +118,7 @@ def samples(draw_value):
 
 
 @every_case
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=int(os.environ.get("TOPLIGHT_EXAMPLES", 60)), deadline=None, derandomize=True)
 @given(
     sample=samples(),
     layout=st.sampled_from(sorted(LAYOUTS)),

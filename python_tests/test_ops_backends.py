@@ -1,6 +1,7 @@
 """Which code runs the ops: the choice of the user, and what happens where there is none."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from op_cases import CASES, Recorder
 
 import toplight_ext
-from toplight_ext import ops
+from toplight_ext import _library, ops
 
 X = torch.zeros(2, 8, 5, 3)
 PARAMETERS = [torch.zeros(1, 2, 1, 1)] * 6
@@ -20,10 +21,35 @@ PARAMETERS = [torch.zeros(1, 2, 1, 1)] * 6
 def test_backends_are_named_with_the_reason():
     table = ops.backends()
     assert set(table) == {case.removesuffix("_unshuffled") for case in CASES}
-    assert all(devices["cpu"] == ("native", "compiled kernel") for devices in table.values())
+    reason = f"compiled kernel of {_library.cpu.path.name}"
+    assert all(devices["cpu"] == ("native", reason) for devices in table.values())
     with ops.use_backend("reference"):
         assert all(backend == "reference" for devices in ops.backends().values() for backend, _ in devices.values())
     assert ops.backends() == table
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="there is one library for this processor")
+@pytest.mark.parametrize("capability, suffix", (("default", ""), ("avx2", "_avx2"), ("avx512", "_avx512")))
+def test_every_instruction_set_has_a_library_with_the_same_answers(capability, suffix):
+    """What the rest of the suite does with the best one, in short."""
+    program = f"""
+import pytest
+import torch
+from toplight_ext import _library
+if torch.backends.cpu.get_cpu_capability() != {capability.upper()!r}:
+    raise SystemExit(3)
+assert _library.cpu.path.name == "libtoplight_ops{suffix}.so", _library.cpu
+chosen = "(drawn_shapes or same_bits or saturate) and cpu-native"
+raise SystemExit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", chosen, "test_ops.py"]))
+"""
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "TOPLIGHT_EXAMPLES": "20"}
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode == 3:
+        pytest.skip(f"this processor has no {capability}")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_choices_nest_and_end_with_an_exception():

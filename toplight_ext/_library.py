@@ -21,18 +21,30 @@ class Library:
         return self.error is None
 
 
-def _load(name: str, missing: str) -> Library:
-    for folder in sys.modules[__package__].__path__:
-        path = Path(folder) / name
-        if path.is_file():
-            break
-    else:
-        return Library(None, f"{name} is not there: {missing}")
+def _find(*names: str) -> Path | None:
+    """The first of the names in the first folder of the package that has one of them."""
+    paths = (Path(folder) / name for folder in sys.modules[__package__].__path__ for name in names)
+    return next(filter(Path.is_file, paths), None)
+
+
+def _load(path: Path) -> Library:
     try:
         torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:
         return Library(path, f"{path} does not load under torch {torch.__version__}: {error}")
     return Library(path, None)
+
+
+# By what torch says of the processor, which ATEN_CPU_CAPABILITY in the environment overrides.
+_INSTRUCTION_SETS = {"AVX512": ("_avx512", "_avx2", ""), "AVX2": ("_avx2", "")}
+
+
+def _load_cpu() -> Library:
+    suffixes = _INSTRUCTION_SETS.get(torch.backends.cpu.get_cpu_capability(), ("",))
+    path = _find(*(f"libtoplight_ops{suffix}.so" for suffix in suffixes))
+    if path is None:
+        return Library(None, "libtoplight_ops.so is not there: the package was not built (pip install .)")
+    return _load(path)
 
 
 def _load_cuda() -> Library:
@@ -41,8 +53,11 @@ def _load_cuda() -> Library:
         return Library(None, f"torch {torch.__version__} is built without CUDA")
     if not cpu.loaded:
         return Library(None, cpu.error)
-    return _load("libtoplight_ops_cuda.so", "the package was built without nvcc")
+    path = _find("libtoplight_ops_cuda.so")
+    if path is None:
+        return Library(None, "libtoplight_ops_cuda.so is not there: the package was built without nvcc")
+    return _load(path)
 
 
-cpu = _load("libtoplight_ops.so", "the package was not built (pip install .)")
+cpu = _load_cpu()
 cuda = _load_cuda()

@@ -1,144 +1,254 @@
-// Shuffle attention over dense values: one plane of a map, or the profile of a map that is constant along one axis.
+// Shuffle attention over one bundle: the planes of its channels, or their profiles where the map is constant along one
+// axis. Channel and spatial halves may share a bundle: what differs is chosen lane by lane.
 #pragma once
 
 #include <array>
-#include <tuple>
-#include <vector>
 
-#include "planes.h"
+#include "kernels.h"
+#include "tiles.h"
 
 namespace toplight::cpu {
 
-// Parameters, groups and eps of one call, and the role of every channel in it.
+// The six parameters as the lanes of one bundle have them, and 1 for those in a spatial half, else 0.
 template <typename T>
-struct Attention {
-  Parameters<T> parameters;
-  int64_t channels;
-  int64_t groups;
-  T eps;
-  bool shuffle;
-
-  Role<int64_t> role(int64_t channel) const {
-    return channel_role(channel, channels, groups);
-  }
-  int64_t output_channel(int64_t channel) const {
-    return shuffled_channel(channel, channels, shuffle);
-  }
+struct LaneParameters {
+  Pack<T> channel_weight, channel_bias, spatial_weight, spatial_bias, norm_weight, norm_bias;
+  Pack<T> spatial;
+  bool any_spatial;
 };
 
+// Parameters, groups and eps of one call.
 template <typename T>
-Attention<T> attention_of(
-    const ParameterTensors& parameters,
-    int64_t channels,
-    int64_t groups,
-    double eps,
-    bool shuffle) {
-  return {parameters_of<T>(parameters), channels, groups, static_cast<T>(eps), shuffle};
-}
-
-template <typename T>
-Gate<T> measure_gate(const T* x, int64_t count, const Attention<T>& attention, const Role<int64_t>& role) {
-  const T n = static_cast<T>(count);
-  const T mean = sum<T>(count, [&](int64_t i) { return x[i]; }) / n;
-  Moments<T> moments{mean, T(0)};
-  if (role.spatial) {
-    const T deviations = sum<T>(count, [&](int64_t i) { return x[i] - mean; });
-    const T squares = sum<T>(count, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); });
-    moments = refined_moments(mean, deviations, squares, n);
-  }
-  return plane_gate(attention.parameters, role, moments, attention.eps);
-}
-
-// y = x * s.
-template <typename T, typename scalar_t>
-void attend(const T* x, int64_t count, const Attention<T>& attention, const Role<int64_t>& role, scalar_t* y) {
-  const Gate<T> gate = measure_gate(x, count, attention, role);
-  if (role.spatial) {
-    for (int64_t i = 0; i < count; ++i) {
-      y[i] = static_cast<scalar_t>(x[i] * spatial_gate_at(gate, x[i]));
+class Attention {
+ public:
+  Attention(const AttentionArguments& arguments, int64_t channels)
+      : arguments_(arguments), channels_(channels), half_(channels / (2 * arguments.groups)), spread_(7 * channels) {
+    for (size_t i = 0; i < 6; ++i) {
+      const T* values = arguments.parameters[i].template const_data_ptr<T>();
+      for (int64_t first = 0; first < channels; first += half_) {
+        std::copy_n(values, half_, spread_ + i * channels + first);
+      }
     }
-  } else {
-    const T s = sigmoid(gate.offset);
-    for (int64_t i = 0; i < count; ++i) {
-      y[i] = static_cast<scalar_t>(x[i] * s);
+    for (int64_t first = 0; first < channels; first += half_) {
+      std::fill_n(spread_ + 6 * channels + first, half_, T(first / half_ % 2));
     }
   }
+
+  int64_t channels() const {
+    return channels_;
+  }
+  Pack<T> eps() const {
+    return Pack<T>(static_cast<T>(arguments_.eps));
+  }
+
+  LaneParameters<T> parameters(const Lanes& lanes) const {
+    const bool any_spatial = lanes.first % (2 * half_) + lanes.end > half_;
+    return {
+        of(0, lanes), of(1, lanes), of(2, lanes), of(3, lanes), of(4, lanes), of(5, lanes), of(6, lanes), any_spatial};
+  }
+
+  // Where the channels of bundles stand in the output.
+  void output(const std::vector<Lanes>& bundles, std::vector<Lanes>& shuffled) const {
+    shuffled.clear();
+    for (const Lanes& lanes : bundles) {
+      const int64_t first = shuffled_channel(lanes.first, channels_, arguments_.shuffle);
+      shuffled.push_back({first, arguments_.shuffle ? 2 : 1, lanes.begin, lanes.end});
+    }
+  }
+
+ private:
+  Pack<T> of(int64_t i, const Lanes& lanes) const {
+    const T* values = spread_ + i * channels_;
+    if (lanes.count() == Pack<T>::kLanes) {
+      return Pack<T>::load(values + lanes.first);
+    }
+    T gathered[Pack<T>::kLanes];
+    for (int64_t lane = 0; lane < Pack<T>::kLanes; ++lane) {
+      gathered[lane] = values[lanes.channel(lane)];
+    }
+    return Pack<T>::load(gathered);
+  }
+
+  const AttentionArguments& arguments_;
+  int64_t channels_, half_;
+  Buffer<T> spread_;  // the parameters, channel by channel
+};
+
+// Sums of kSums terms over positions, term(i, terms). Four at a time and in pieces, so that additions overlap and long
+// sums keep their digits.
+template <size_t kSums, typename T, typename Term>
+std::array<Pack<T>, kSums> sum(int64_t count, const Term& term) {
+  constexpr int64_t kAtOnce = 4, kPieceLength = 64;
+  std::array<Pack<T>, kSums> total, terms;
+  total.fill(Pack<T>(T(0)));
+  for (int64_t begin = 0; begin < count; begin += kPieceLength) {
+    const int64_t end = std::min(begin + kPieceLength, count);
+    std::array<Pack<T>, kSums> piece[kAtOnce];
+    for (auto& sums : piece) {
+      sums.fill(Pack<T>(T(0)));
+    }
+    int64_t i = begin;
+    for (; i + kAtOnce <= end; i += kAtOnce) {
+      for (int64_t k = 0; k < kAtOnce; ++k) {
+        term(i + k, terms);
+        for (size_t j = 0; j < kSums; ++j) {
+          piece[k][j] += terms[j];
+        }
+      }
+    }
+    for (; i < end; ++i) {
+      term(i, terms);
+      for (size_t j = 0; j < kSums; ++j) {
+        piece[0][j] += terms[j];
+      }
+    }
+    for (size_t j = 0; j < kSums; ++j) {
+      total[j] += (piece[0][j] + piece[1][j]) + (piece[2][j] + piece[3][j]);
+    }
+  }
+  return total;
 }
 
-// dx from x and dy; returns what the plane adds to the parameter gradients. `gates` is scratch of `count` values.
-template <typename T, typename scalar_t>
-PlaneSums<T> attend_backward(
+// The gates of the planes in tile x, (count, lanes).
+template <typename T>
+Gate<Pack<T>> measure(const T* x, int64_t count, const LaneParameters<T>& parameters, Pack<T> eps) {
+  constexpr int64_t kLanes = Pack<T>::kLanes;
+  const auto at = [&](int64_t i) { return Pack<T>::load(x + i * kLanes); };
+  const Pack<T> n(static_cast<T>(count));
+  const auto [total] = sum<1, T>(count, [&](int64_t i, auto& terms) { terms[0] = at(i); });
+  const Pack<T> mean = total / n;
+  if (!parameters.any_spatial) {
+    return channel_gate(mean, parameters.channel_weight, parameters.channel_bias);
+  }
+  const auto [deviations, squares] = sum<2, T>(count, [&](int64_t i, auto& terms) {
+    terms[0] = at(i) - mean;
+    terms[1] = terms[0] * terms[0];
+  });
+  const Gate<Pack<T>> spatial = spatial_gate(
+      refined_moments(mean, deviations, squares, n),
+      eps,
+      parameters.spatial_weight,
+      parameters.spatial_bias,
+      parameters.norm_weight,
+      parameters.norm_bias);
+  const Gate<Pack<T>> channel = channel_gate(spatial.mean, parameters.channel_weight, parameters.channel_bias);
+  return {
+      spatial.mean,
+      select(parameters.spatial, spatial.rstd, channel.rstd),
+      select(parameters.spatial, spatial.slope, channel.slope),
+      select(parameters.spatial, spatial.offset, channel.offset)};
+}
+
+// y = x * s; y may be x.
+template <typename T>
+void attend(const T* x, int64_t count, const LaneParameters<T>& parameters, Pack<T> eps, T* y) {
+  constexpr int64_t kLanes = Pack<T>::kLanes;
+  const Gate<Pack<T>> gate = measure(x, count, parameters, eps);
+  if (!parameters.any_spatial) {
+    const Pack<T> s = sigmoid(gate.offset);
+    for (int64_t i = 0; i < count; ++i) {
+      (Pack<T>::load(x + i * kLanes) * s).store(y + i * kLanes);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const auto value = Pack<T>::load(x + i * kLanes);
+    (value * spatial_gate_at(gate, value)).store(y + i * kLanes);
+  }
+}
+
+// dx takes the place of dy; returns what the planes add to the gradients of the parameters. `dt` is scratch of the
+// size of x.
+template <typename T>
+PlaneSums<Pack<T>> attend_backward(
     const T* x,
-    const T* dy,
+    T* dy,
     int64_t count,
-    const Attention<T>& attention,
-    const Role<int64_t>& role,
-    T* gates,
-    scalar_t* dx) {
-  const Gate<T> gate = measure_gate(x, count, attention, role);
-  const T n = static_cast<T>(count);
-  if (!role.spatial) {
-    const T s = sigmoid(gate.offset);
-    const auto sums = channel_sums(gate, s, sum<T>(count, [&](int64_t i) { return dy[i] * x[i]; }));
-    const auto gradient = channel_input_gradient(sums, attention.parameters.channel_weight[role.parameter], n);
+    const LaneParameters<T>& parameters,
+    Pack<T> eps,
+    T* dt) {
+  constexpr int64_t kLanes = Pack<T>::kLanes;
+  const auto at = [](const T* tile, int64_t i) { return Pack<T>::load(tile + i * kLanes); };
+  const Gate<Pack<T>> gate = measure(x, count, parameters, eps);
+  const Pack<T> n(static_cast<T>(count));
+  if (!parameters.any_spatial) {
+    const Pack<T> s = sigmoid(gate.offset);
+    const auto [sum_dy_x] = sum<1, T>(count, [&](int64_t i, auto& terms) { terms[0] = at(dy, i) * at(x, i); });
+    const auto sums = channel_sums(gate, s, sum_dy_x);
+    const auto gradient = channel_input_gradient(sums, parameters.channel_weight, n);
     for (int64_t i = 0; i < count; ++i) {
-      dx[i] = static_cast<scalar_t>(dy[i] * s + gradient.constant);
+      (at(dy, i) * s + gradient.constant).store(dy + i * kLanes);
     }
     return sums;
   }
+  const auto [bias, weight] = sum<2, T>(count, [&](int64_t i, auto& terms) {
+    const Pack<T> value = at(x, i), s = spatial_gate_at(gate, value);
+    terms[0] = logit_gradient(at(dy, i), value, s);
+    terms[1] = terms[0] * ((value - gate.mean) * gate.rstd);
+    (at(dy, i) * s).store(dy + i * kLanes);
+    terms[0].store(dt + i * kLanes);
+  });
+  const PlaneSums<Pack<T>> sums{select(parameters.spatial, weight, bias * gate.mean), bias};
+  const auto channel = channel_input_gradient(sums, parameters.channel_weight, n);
+  const auto spatial = spatial_input_gradient(gate, sums, n);
+  const InputGradient<Pack<T>> gradient{
+      gate.slope, spatial.dt_mean, spatial.linear, select(parameters.spatial, spatial.constant, channel.constant)};
   for (int64_t i = 0; i < count; ++i) {
-    gates[i] = spatial_gate_at(gate, x[i]);
-  }
-  const auto dt = [&](int64_t i) { return logit_gradient(dy[i], x[i], gates[i]); };
-  const T bias = sum<T>(count, dt);
-  const T weight = sum<T>(count, [&](int64_t i) { return dt(i) * ((x[i] - gate.mean) * gate.rstd); });
-  const PlaneSums<T> sums{weight, bias};
-  const auto gradient = spatial_input_gradient(gate, sums, n);
-  for (int64_t i = 0; i < count; ++i) {
-    dx[i] = static_cast<scalar_t>(input_gradient_at(gradient, x[i], gate.mean, dy[i], gates[i]));
+    input_gradient_from(gradient, at(x, i), gate.mean, at(dy, i), at(dt, i)).store(dy + i * kLanes);
   }
   return sums;
 }
 
-using SixTensors = std::array<Tensor, 6>;
-
-// Adds the sums of all planes, (batch, channels), over images and groups in the order in which they stand.
+// What all planes add to the gradients of weight and bias of their half: (batch, channels) each.
 template <typename T>
-SixTensors reduce_parameter_gradients(
-    const std::vector<PlaneSums<T>>& planes,
-    const Attention<T>& attention,
-    const Tensor& like) {
-  const int64_t count = attention.channels / (2 * attention.groups);
-  // Double, since a sum of batch * groups floats one after the other would lose digits.
-  std::vector<PlaneSums<double>> totals(2 * count, PlaneSums<double>{0, 0});
-  for (size_t first = 0; first < planes.size(); first += 2 * count) {
-    for (int64_t i = 0; i < 2 * count; ++i) {
-      totals[i].weight += planes[first + i].weight;
-      totals[i].bias += planes[first + i].bias;
+class AllPlaneSums {
+ public:
+  AllPlaneSums(int64_t batch, int64_t channels)
+      : batch_(batch), channels_(channels), weight_(batch * channels), bias_(batch * channels) {}
+
+  void set(int64_t b, const Lanes& lanes, const PlaneSums<Pack<T>>& sums) {
+    for (int64_t lane = lanes.begin; lane < lanes.end; ++lane) {
+      const int64_t plane = b * channels_ + lanes.channel(lane);
+      weight_.get()[plane] = sums.weight.v[lane];
+      bias_.get()[plane] = sums.bias.v[lane];
     }
   }
-  const auto one = [&] { return empty({1, count, 1, 1}, like.scalar_type(), like); };
-  SixTensors tensors{one(), one(), one(), one(), one(), one()};
-  std::array<T*, 6> targets;
-  for (size_t i = 0; i < 6; ++i) {
-    targets[i] = tensors[i].template mutable_data_ptr<T>();
+
+  // Adds them over images and groups in the order in which they stand.
+  void reduce(const AttentionArguments& arguments, ParameterTensors& d_parameters) const {
+    const int64_t count = channels_ / (2 * arguments.groups);
+    // Double, since a sum of batch * groups floats one after the other would lose digits.
+    std::vector<double> weight(2 * count), bias(2 * count);
+    for (int64_t first = 0; first < batch_ * channels_; first += 2 * count) {
+      for (int64_t i = 0; i < 2 * count; ++i) {
+        weight[i] += (weight_ + first)[i];
+        bias[i] += (bias_ + first)[i];
+      }
+    }
+    const auto parameters = parameters_of<T>(arguments.parameters);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto gradients = parameter_gradients<double>(
+          {weight[i], bias[i]},
+          {weight[count + i], bias[count + i]},
+          parameters.spatial_weight[i],
+          parameters.norm_weight[i],
+          parameters.norm_bias[i]);
+      const double values[6] = {
+          gradients.channel_weight,
+          gradients.channel_bias,
+          gradients.spatial_weight,
+          gradients.spatial_bias,
+          gradients.norm_weight,
+          gradients.norm_bias};
+      for (size_t k = 0; k < 6; ++k) {
+        d_parameters[k].template mutable_data_ptr<T>()[i] = static_cast<T>(values[k]);
+      }
+    }
   }
-  const auto& parameters = attention.parameters;
-  for (int64_t i = 0; i < count; ++i) {
-    const auto gradients = parameter_gradients<double>(
-        totals[i],
-        totals[count + i],
-        parameters.spatial_weight[i],
-        parameters.norm_weight[i],
-        parameters.norm_bias[i]);
-    targets[0][i] = static_cast<T>(gradients.channel_weight);
-    targets[1][i] = static_cast<T>(gradients.channel_bias);
-    targets[2][i] = static_cast<T>(gradients.spatial_weight);
-    targets[3][i] = static_cast<T>(gradients.spatial_bias);
-    targets[4][i] = static_cast<T>(gradients.norm_weight);
-    targets[5][i] = static_cast<T>(gradients.norm_bias);
-  }
-  return tensors;
-}
+
+ private:
+  int64_t batch_, channels_;
+  Buffer<T> weight_, bias_;
+};
 
 }  // namespace toplight::cpu

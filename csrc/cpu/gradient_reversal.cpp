@@ -1,7 +1,6 @@
 // gradient_reversal_backward: -lambda * grad, for a grad of any rank and strides; lambda is a tensor of one value.
-#include <vector>
-
-#include "planes.h"
+#include "kernels.h"
+#include "tiles.h"
 
 namespace toplight::cpu {
 namespace {
@@ -47,33 +46,12 @@ void reverse(const Tensor& grad, const Tensor& lambd, Tensor& dx) {
   });
 }
 
-Tensor gradient_reversal_backward(const Tensor& grad, const Tensor& lambd) {
-  const char* op = "gradient_reversal_backward";
-  STD_TORCH_CHECK(lambd.numel() == 1, op, ": lambd must be one value, got ", lambd.numel());
-  STD_TORCH_CHECK(lambd.device() == grad.device(), op, ": lambd is on another device than grad");
-  STD_TORCH_CHECK(
-      lambd.scalar_type() == accumulate_type(grad.scalar_type()),
-      op, ": lambd must be ", torch::headeronly::toString(accumulate_type(grad.scalar_type())), ", got ",
-      torch::headeronly::toString(lambd.scalar_type()));
-  using torch::headeronly::MemoryFormat;
-  const bool channels_last = grad.dim() == 4 && is_channels_last(grad);
-  Tensor dx = torch::stable::empty(
-      grad.sizes(),
-      grad.scalar_type(),
-      std::nullopt,
-      grad.device(),
-      std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  dispatch_floating(grad.scalar_type(), op, [&](auto tag) {
-    reverse<typename decltype(tag)::type>(grad, lambd, dx);
-  });
-  return dx;
-}
-
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(toplight_ext, CPU, m) {
-  m.impl("gradient_reversal_backward", TORCH_BOX(gradient_reversal_backward));
+void gradient_reversal_backward(const Tensor& grad, const Tensor& lambd, Tensor& dx) {
+  dispatch_floating(grad.scalar_type(), "gradient_reversal_backward", [&](auto tag) {
+    reverse<typename decltype(tag)::type>(grad, lambd, dx);
+  });
 }
 
 }  // namespace toplight::cpu

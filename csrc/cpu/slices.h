@@ -1,108 +1,136 @@
 // The vectors of upsample_shuffle_attention and its pooled form: every channel is re-enlarged to the profile of H or W
-// values that its map would repeat along the other axis, and gated as such.
+// values that its map would repeat along the other axis, and gated as such. A bundle may have channels of both kinds.
 #pragma once
 
 #include "attention.h"
+#include "profiles.h"
 
 namespace toplight::cpu {
 
-inline void check_slice_vectors(const Tensor& rows, const Tensor& columns, const char* op) {
-  check_vectors(rows, op, "rows");
-  check_vectors(columns, op, "columns");
-  check_same(columns, rows, op, "columns");
-  check_size(columns, {rows.size(0), columns.size(1), columns.size(2)}, op, "columns");
-}
-
-// The vectors of one call and the axes that they are slices of.
+// Row or column vectors (B, C, slices), C being the channels of the map from `first` on.
 template <typename scalar_t>
-struct Slices {
+struct Direction {
   using T = accumulate_t<scalar_t>;
 
-  Slices(const Tensor& rows_, const Tensor& columns_, int64_t height, int64_t width)
-      : rows(vectors_of(rows_)),
-        columns(vectors_of(columns_)),
-        rows_data(rows_.const_data_ptr<scalar_t>()),
-        columns_data(columns_.const_data_ptr<scalar_t>()),
-        vertical(height, rows.slices),
-        horizontal(width, columns.slices) {}
+  Direction(const Tensor& vectors, int64_t first, int64_t length)
+      : map(row_map(vectors)), data(vectors.const_data_ptr<scalar_t>()), first(first), axis(length, map.width, 1) {}
 
-  int64_t channels() const {
-    return rows.channels + columns.channels;
-  }
-  bool is_row(int64_t c) const {
-    return c < rows.channels;
-  }
-  const Axis<T>& axis(int64_t c) const {
-    return is_row(c) ? vertical : horizontal;
-  }
-  int64_t longest() const {
-    return std::max(
-        std::max(vertical.length(), vertical.slices()), std::max(horizontal.length(), horizontal.slices()));
+  // The lanes of a bundle that are of this direction, as channels of the vectors; empty if begin >= end.
+  Lanes part(const Lanes& lanes) const {
+    const int64_t before = first - lanes.first;
+    return {-before, 1, std::max(lanes.begin, before), std::min(lanes.end, before + map.channels)};
   }
 
-  // The values of channel c of image b along its axis; `slices` is scratch.
-  void read_profile(int64_t b, int64_t c, T* slices, T* profile) const {
-    const Vectors& vectors = is_row(c) ? rows : columns;
-    const scalar_t* data = is_row(c) ? rows_data : columns_data;
-    const int64_t offset = vectors.offset(b, is_row(c) ? c : c - rows.channels);
-    read_vector(data + offset, vectors.slices, vectors.slice_stride, slices);
-    axis(c).upsample(slices, 1, profile);
+  // The profiles of image b, (length, lanes). `slices` is scratch.
+  void read_profile(int64_t b, const Lanes& part, T* slices, T* profile) const {
+    read_tiles<T>(data + b * map.batch_stride, map, std::span(&part, 1), kOneRow, slices);
+    axis.upsample(slices, profile);
   }
 
-  Vectors rows, columns;
-  const scalar_t* rows_data;
-  const scalar_t* columns_data;
-  Axis<T> vertical, horizontal;
+  Map map;
+  const scalar_t* data;
+  int64_t first;
+  Axis<T> axis;
 };
 
-// Channel c of image b, re-enlarged and gated, as a profile along its axis.
-template <typename scalar_t, typename T>
-void attend_profile(
-    const Slices<scalar_t>& slices,
-    const Attention<T>& attention,
-    int64_t b,
-    int64_t c,
-    std::vector<T>& scratch,
-    std::vector<T>& profile) {
-  slices.read_profile(b, c, scratch.data(), profile.data());
-  std::copy_n(profile.data(), slices.axis(c).length(), scratch.data());
-  attend(scratch.data(), slices.axis(c).length(), attention, attention.role(c), profile.data());
-}
-
-// Where the backward of one call writes to; the tensors are dense.
+// The vectors and the attention of one call.
 template <typename scalar_t>
-struct SliceGradients {
+class SliceAttention {
+ public:
   using T = accumulate_t<scalar_t>;
 
-  SliceGradients(const Slices<scalar_t>& slices_, const Attention<T>& attention_, Tensor& rows_, Tensor& columns_)
-      : slices(slices_),
-        attention(attention_),
-        rows(rows_.mutable_data_ptr<scalar_t>()),
-        columns(columns_.mutable_data_ptr<scalar_t>()),
-        sums(slices_.rows.batch * slices_.channels()) {}
+  SliceAttention(
+      const Tensor& rows,
+      const Tensor& columns,
+      int64_t height,
+      int64_t width,
+      const AttentionArguments& arguments)
+      : attention(arguments, rows.size(1) + columns.size(1)),
+        rows(rows, 0, height),
+        columns(columns, rows.size(1), width) {}
 
-  // From the gradient of the gated profile of channel c of image b, dy summed over the other axis. The scratch
-  // vectors have slices.longest() values.
-  void add(int64_t b, int64_t c, const T* profile_gradient, std::vector<T> (&scratch)[3]) {
-    const Axis<T>& axis = slices.axis(c);
-    T* const profile = scratch[0].data();
-    T* const gradient = scratch[1].data();
-    T* const gates = scratch[2].data();
-    slices.read_profile(b, c, gates, profile);
-    sums[b * slices.channels() + c] = attend_backward(
-        profile, profile_gradient, axis.length(), attention, attention.role(c), gates, gradient);
-    axis.upsample_backward(gradient, 1, gates);
-    scalar_t* const target = slices.is_row(c)
-        ? rows + (b * slices.rows.channels + c) * axis.slices()
-        : columns + (b * slices.columns.channels + c - slices.rows.channels) * axis.slices();
-    write_vector(gates, axis.slices(), 1, target);
+  int64_t longest() const {
+    return std::max(
+        std::max(rows.axis.length(), rows.axis.slices()), std::max(columns.axis.length(), columns.axis.slices()));
   }
 
-  const Slices<scalar_t>& slices;
-  const Attention<T>& attention;
-  scalar_t* rows;
-  scalar_t* columns;
-  std::vector<PlaneSums<T>> sums;
+  // Gated profiles of a bundle of image b, written to `target`: 0 in the lanes of the other direction, and no profile
+  // where the bundle has no channel of a direction. `slices` is scratch.
+  Profile<T> attend_profiles(int64_t b, const Lanes& lanes, const Profile<T>& target, T* slices) const {
+    const auto along = [&](const Direction<scalar_t>& direction, T* profile) -> T* {
+      const Lanes part = direction.part(lanes);
+      if (part.begin >= part.end) {
+        return nullptr;
+      }
+      direction.read_profile(b, part, slices, profile);
+      attend(profile, direction.axis.length(), attention.parameters(lanes), attention.eps(), profile);
+      for (int64_t i = 0; part.count() < lanes.count() && i < direction.axis.length(); ++i) {
+        T* values = profile + i * Pack<T>::kLanes;
+        std::fill(values, values + part.begin, T(0));
+        std::fill(values + part.end, values + Pack<T>::kLanes, T(0));
+      }
+      return profile;
+    };
+    return {along(rows, target.rows), along(columns, target.columns)};
+  }
+
+  Attention<T> attention;
+  Direction<scalar_t> rows, columns;
+};
+
+// Where the backward of one call writes to.
+template <typename scalar_t>
+class SliceGradients {
+ public:
+  using T = accumulate_t<scalar_t>;
+
+  SliceGradients(const SliceAttention<scalar_t>& slices, Tensor& d_rows, Tensor& d_columns)
+      : slices_(slices),
+        rows_(row_map(d_rows)),
+        columns_(row_map(d_columns)),
+        d_rows_(d_rows.mutable_data_ptr<scalar_t>()),
+        d_columns_(d_columns.mutable_data_ptr<scalar_t>()),
+        sums_(rows_.batch, slices.attention.channels()) {}
+
+  // From the gradients of the gated profiles of a bundle of image b, dy summed over the other axis; they are
+  // overwritten. `scratch` is three times as many packs as slices.longest().
+  void add(int64_t b, const Lanes& lanes, const Profile<T>& gradient, T* scratch) {
+    add_along(slices_.rows, b, lanes, gradient.rows, rows_, d_rows_, scratch);
+    add_along(slices_.columns, b, lanes, gradient.columns, columns_, d_columns_, scratch);
+  }
+
+  void reduce(const AttentionArguments& arguments, ParameterTensors& d_parameters) const {
+    sums_.reduce(arguments, d_parameters);
+  }
+
+ private:
+  void add_along(
+      const Direction<scalar_t>& direction,
+      int64_t b,
+      const Lanes& lanes,
+      T* gradient,
+      const Map& map,
+      scalar_t* target,
+      T* scratch) {
+    const Lanes part = direction.part(lanes);
+    if (part.begin >= part.end) {
+      return;
+    }
+    const int64_t size = slices_.longest() * Pack<T>::kLanes;
+    T *profile = scratch, *dt = scratch + size, *vectors = scratch + 2 * size;
+    const Attention<T>& attention = slices_.attention;
+    direction.read_profile(b, part, vectors, profile);
+    const auto sums = attend_backward(
+        profile, gradient, direction.axis.length(), attention.parameters(lanes), attention.eps(), dt);
+    sums_.set(b, {lanes.first, 1, part.begin, part.end}, sums);
+    direction.axis.upsample_backward(gradient, vectors);
+    write_tiles<T>(vectors, std::span(&part, 1), kOneRow, map, target + b * map.batch_stride);
+  }
+
+  const SliceAttention<scalar_t>& slices_;
+  Map rows_, columns_;
+  scalar_t *d_rows_, *d_columns_;
+  AllPlaneSums<T> sums_;
 };
 
 }  // namespace toplight::cpu

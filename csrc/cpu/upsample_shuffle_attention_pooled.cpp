@@ -5,120 +5,130 @@
 namespace toplight::cpu {
 namespace {
 
-template <typename scalar_t, typename T>
-void forward_pooled(const Slices<scalar_t>& slices, const Attention<T>& attention, Tensor& means) {
-  const int64_t channels = slices.channels();
-  auto* target = means.mutable_data_ptr<scalar_t>();
-  parallel_tasks(slices.rows.batch * channels, 8 * slices.longest(), [&](int64_t begin, int64_t end) {
-    std::vector<T> scratch(slices.longest()), profile(slices.longest());
-    for (int64_t plane = begin; plane < end; ++plane) {
-      const int64_t b = plane / channels, c = plane % channels, length = slices.axis(c).length();
-      attend_profile(slices, attention, b, c, scratch, profile);
-      const T total = sum<T>(length, [&](int64_t i) { return profile[i]; });
-      target[b * channels + attention.output_channel(c)] = static_cast<scalar_t>(total / static_cast<T>(length));
-    }
-  });
+// (B, C) as maps of one position.
+Map point_map(const Tensor& points) {
+  return {points.size(0), points.size(1), 1, 1, points.stride(0), points.stride(1), 0, 0};
 }
 
 template <typename scalar_t>
-void backward_pooled(const Tensor& grad, SliceGradients<scalar_t>& gradients) {
-  using T = accumulate_t<scalar_t>;
-  const int64_t channels = gradients.slices.channels(), longest = gradients.slices.longest();
-  const auto* source = grad.const_data_ptr<scalar_t>();
-  const int64_t batch_stride = grad.stride(0), channel_stride = grad.stride(1);
-  parallel_tasks(grad.size(0) * channels, 16 * longest, [&](int64_t begin, int64_t end) {
-    std::vector<T> profile(longest);
-    std::vector<T> scratch[3] = {std::vector<T>(longest), std::vector<T>(longest), std::vector<T>(longest)};
-    for (int64_t plane = begin; plane < end; ++plane) {
-      const int64_t b = plane / channels, c = plane % channels, length = gradients.slices.axis(c).length();
-      const T dy = static_cast<T>(
-          source[b * batch_stride + gradients.attention.output_channel(c) * channel_stride]);
-      std::fill_n(profile.data(), length, dy / static_cast<T>(length));
-      gradients.add(b, c, profile.data(), scratch);
-    }
-  });
-}
-
-Tensor upsample_shuffle_attention_pooled(
+void forward(
     const Tensor& rows,
     const Tensor& columns,
     int64_t height,
     int64_t width,
-    const Tensor& channel_weight,
-    const Tensor& channel_bias,
-    const Tensor& spatial_weight,
-    const Tensor& spatial_bias,
-    const Tensor& norm_weight,
-    const Tensor& norm_bias,
-    int64_t groups,
-    double eps,
-    bool shuffle) {
-  const char* op = "upsample_shuffle_attention_pooled";
-  check_slice_vectors(rows, columns, op);
-  check_extent(height, width, op);
-  const int64_t channels = rows.size(1) + columns.size(1);
-  const auto parameters = check_parameters(
-      {&channel_weight, &channel_bias, &spatial_weight, &spatial_bias, &norm_weight, &norm_bias},
-      rows,
-      channels,
-      groups,
-      op);
-  Tensor means = empty({rows.size(0), channels}, rows.scalar_type(), rows);
-  dispatch_floating(rows.scalar_type(), op, [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    const Slices<scalar_t> slices(rows, columns, height, width);
-    const auto attention = attention_of<accumulate_t<scalar_t>>(parameters, channels, groups, eps, shuffle);
-    forward_pooled(slices, attention, means);
+    const AttentionArguments& arguments,
+    Tensor& means) {
+  using T = accumulate_t<scalar_t>;
+  constexpr int64_t kLanes = Pack<T>::kLanes;
+  const SliceAttention<scalar_t> slices(rows, columns, height, width, arguments);
+  const Map map = point_map(means);
+  const int64_t half = map.channels / 2;
+  const Blocks blocks(map, half, kLanes, 2 * slices.longest());
+  auto* target = means.mutable_data_ptr<scalar_t>();
+  const auto mean_of = [](const T* profile, int64_t length) {
+    const auto [total] =
+        sum<1, T>(length, [&](int64_t i, auto& terms) { terms[0] = Pack<T>::load(profile + i * kLanes); });
+    return total / Pack<T>(static_cast<T>(length));
+  };
+  for_blocks(map.batch, blocks, 8 * blocks.bundles() * slices.longest() * kLanes, [&] {
+    return [&,
+            bundles = std::vector<Lanes>(),
+            shuffled = std::vector<Lanes>(),
+            tiles = Buffer<T>(2 * blocks.bundles() * kLanes),
+            profiles = Profiles<T>(1, height, width),
+            scratch = Buffer<T>(slices.longest() * kLanes)](int64_t b, int64_t block) mutable {
+      blocks.lanes(block, {0, half}, bundles);
+      slices.attention.output(bundles, shuffled);
+      for (size_t j = 0; j < bundles.size(); ++j) {
+        const auto gated =
+            slices.attend_profiles(b, bundles[j], {profiles.rows(0), profiles.columns(0)}, scratch.get());
+        Pack<T> mean(T(0));
+        if (gated.rows) {
+          mean += mean_of(gated.rows, height);
+        }
+        if (gated.columns) {
+          mean += mean_of(gated.columns, width);
+        }
+        mean.store(tiles + j * kLanes);
+      }
+      write_tiles<T>(tiles.get(), shuffled, kOneRow, map, target + b * map.batch_stride);
+    };
   });
-  return means;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> upsample_shuffle_attention_pooled_backward(
+template <typename scalar_t>
+void backward(
     const Tensor& grad,
     const Tensor& rows,
     const Tensor& columns,
     int64_t height,
     int64_t width,
-    const Tensor& channel_weight,
-    const Tensor& channel_bias,
-    const Tensor& spatial_weight,
-    const Tensor& spatial_bias,
-    const Tensor& norm_weight,
-    const Tensor& norm_bias,
-    int64_t groups,
-    double eps,
-    bool shuffle) {
-  const char* op = "upsample_shuffle_attention_pooled_backward";
-  check_slice_vectors(rows, columns, op);
-  check_same(grad, rows, op, "grad");
-  check_extent(height, width, op);
-  const int64_t channels = rows.size(1) + columns.size(1);
-  const auto parameters = check_parameters(
-      {&channel_weight, &channel_bias, &spatial_weight, &spatial_bias, &norm_weight, &norm_bias},
-      rows,
-      channels,
-      groups,
-      op);
-  check_size(grad, {rows.size(0), channels}, op, "grad");
-  Tensor d_rows = empty({rows.size(0), rows.size(1), rows.size(2)}, rows.scalar_type(), rows);
-  Tensor d_columns = empty({columns.size(0), columns.size(1), columns.size(2)}, rows.scalar_type(), rows);
-  const SixTensors p = dispatch_floating(rows.scalar_type(), op, [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    using T = accumulate_t<scalar_t>;
-    const Slices<scalar_t> slices(rows, columns, height, width);
-    const auto attention = attention_of<T>(parameters, channels, groups, eps, shuffle);
-    SliceGradients<scalar_t> gradients(slices, attention, d_rows, d_columns);
-    backward_pooled(grad, gradients);
-    return reduce_parameter_gradients(gradients.sums, attention, parameters[0]);
+    const AttentionArguments& arguments,
+    Tensor& d_rows,
+    Tensor& d_columns,
+    ParameterTensors& d_parameters) {
+  using T = accumulate_t<scalar_t>;
+  constexpr int64_t kLanes = Pack<T>::kLanes;
+  const SliceAttention<scalar_t> slices(rows, columns, height, width, arguments);
+  SliceGradients<scalar_t> gradients(slices, d_rows, d_columns);
+  const Map map = point_map(grad);
+  const int64_t half = map.channels / 2;
+  const Blocks blocks(map, half, kLanes, 2 * slices.longest());
+  const auto* source = grad.const_data_ptr<scalar_t>();
+  const auto spread = [](const T* dy, int64_t length, T* profile) {
+    const auto share = Pack<T>::load(dy) / Pack<T>(static_cast<T>(length));
+    for (int64_t i = 0; i < length; ++i) {
+      share.store(profile + i * kLanes);
+    }
+  };
+  for_blocks(map.batch, blocks, 16 * blocks.bundles() * slices.longest() * kLanes, [&] {
+    return [&,
+            bundles = std::vector<Lanes>(),
+            shuffled = std::vector<Lanes>(),
+            tiles = Buffer<T>(2 * blocks.bundles() * kLanes),
+            profiles = Profiles<T>(1, height, width),
+            scratch = Buffer<T>(3 * slices.longest() * kLanes)](int64_t b, int64_t block) mutable {
+      blocks.lanes(block, {0, half}, bundles);
+      slices.attention.output(bundles, shuffled);
+      read_tiles<T>(source + b * map.batch_stride, map, shuffled, kOneRow, tiles.get());
+      for (size_t j = 0; j < bundles.size(); ++j) {
+        spread(tiles + j * kLanes, height, profiles.rows(0));
+        spread(tiles + j * kLanes, width, profiles.columns(0));
+        gradients.add(b, bundles[j], {profiles.rows(0), profiles.columns(0)}, scratch.get());
+      }
+    };
   });
-  return {d_rows, d_columns, p[0], p[1], p[2], p[3], p[4], p[5]};
+  gradients.reduce(arguments, d_parameters);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(toplight_ext, CPU, m) {
-  m.impl("upsample_shuffle_attention_pooled", TORCH_BOX(upsample_shuffle_attention_pooled));
-  m.impl("upsample_shuffle_attention_pooled_backward", TORCH_BOX(upsample_shuffle_attention_pooled_backward));
+void upsample_shuffle_attention_pooled(
+    const Tensor& rows,
+    const Tensor& columns,
+    int64_t height,
+    int64_t width,
+    const AttentionArguments& arguments,
+    Tensor& means) {
+  dispatch_floating(rows.scalar_type(), "upsample_shuffle_attention_pooled", [&](auto tag) {
+    forward<typename decltype(tag)::type>(rows, columns, height, width, arguments, means);
+  });
+}
+
+void upsample_shuffle_attention_pooled_backward(
+    const Tensor& grad,
+    const Tensor& rows,
+    const Tensor& columns,
+    int64_t height,
+    int64_t width,
+    const AttentionArguments& arguments,
+    Tensor& d_rows,
+    Tensor& d_columns,
+    ParameterTensors& d_parameters) {
+  dispatch_floating(rows.scalar_type(), "upsample_shuffle_attention_pooled_backward", [&](auto tag) {
+    backward<typename decltype(tag)::type>(
+        grad, rows, columns, height, width, arguments, d_rows, d_columns, d_parameters);
+  });
 }
 
 }  // namespace toplight::cpu

@@ -112,7 +112,8 @@ def _choose(op: str, device: str, name: str | None) -> Backend:
         missing = native if name == "native" else triton
         return Backend(None, missing) if missing else Backend(name, "chosen by use_backend")
     if native is None:
-        return Backend("native", "compiled kernel")
+        library = _library.cpu if device == "cpu" else _library.cuda
+        return Backend("native", f"compiled kernel of {library.path.name}")
     # The interpreter is for tests: it is never taken unasked.
     if triton is None and device == "cuda":
         return Backend("triton", f"no compiled kernel: {native}")
