@@ -28,7 +28,13 @@ class Step:
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     def backward(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(outputs, self.leaves, self.arriving)
+        """The gradients of the leaves, dense: one that repeats a value in memory is written out, as the layer before
+        would have to."""
+        gradients = torch.autograd.grad(outputs, self.leaves, self.arriving)
+        return tuple(
+            torch.empty_like(leaf).copy_(grad) if 0 in grad.stride() and grad.numel() > 1 else grad
+            for leaf, grad in zip(self.leaves, gradients, strict=True)
+        )
 
     def lay_out_gradients(self) -> tuple[Tensor, ...]:
         """Give the arriving gradients the strides of the outputs, as a following layer would; return the outputs."""
