@@ -68,11 +68,12 @@ class Blocks {
       : channels_(channels), lanes_(lanes), size_(lanes) {
     if (map.channel_stride == 1) {
       // Long runs of channels, since the next position lies far away, while they fit the second cache, but no fewer
-      // tasks than keep the threads busy.
-      constexpr int64_t kCachePacks = (400 << 10) / kPackBytes, kFewest = 256 / kPackBytes, kMost = 4096 / kPackBytes;
+      // tasks than keep the threads busy; short ones, for a large map, before no cache can hold a tile.
+      constexpr int64_t kCachePacks = (400 << 10) / kPackBytes, kMost = 4096 / kPackBytes;
+      const int64_t fewest = packs > 4 * kCachePacks ? 1 : 256 / kPackBytes;
       const int64_t tasks = 2 * torch::stable::get_num_threads();
       const int64_t shared = map.batch * channels / (tasks * lanes);
-      size_ *= std::clamp(std::min(kCachePacks / packs, shared), kFewest, kMost);
+      size_ *= std::clamp(std::min(kCachePacks / packs, shared), fewest, kMost);
     }
     count_ = std::max<int64_t>(1, channels / size_);
   }
