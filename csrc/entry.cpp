@@ -203,6 +203,7 @@ Tensor gradient_reversal_backward_entry(const Tensor& grad, const Tensor& lambd)
       grad.device(),
       std::nullopt,
       grad.dim() == 4 && is_channels_last(grad) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  advise_huge_pages(dx);
   gradient_reversal_backward(grad, lambd, dx);
   return dx;
 }

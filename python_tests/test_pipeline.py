@@ -159,6 +159,18 @@ def test_colour(samples):
         assert np.abs(after - np.clip(np.rint(image), 0, 255)).max() <= 2
 
 
+def test_channel_exchange_shows_one_channel_three_times(samples):
+    ranges = Colour(0, 0, 0, 0, 0, 0, channel_exchange=0.7)
+    (images,) = show(samples, Augmentation(STILL, colour=ranges))
+    (plain,) = show(samples, None)
+    chosen = set()
+    for before, after in zip(plain, images, strict=True):
+        if not np.array_equal(before, after):
+            (source,) = (c for c in range(3) if all(np.array_equal(before[..., c], after[..., k]) for k in range(3)))
+            chosen.add(source)
+    assert len(chosen) >= 2 and any(map(np.array_equal, plain, images))
+
+
 def test_saturation_and_brightness_are_torchvisions(samples):
     functional = pytest.importorskip("torchvision.transforms.v2.functional")
     (plain,) = show(samples, None)

@@ -60,12 +60,14 @@ class Generic(_Checked):
 
 @dataclass(frozen=True)
 class Colour(_Checked):
-    """Jitter, channel shuffle, RGB shift: one affine map of a pixel's red, green and blue.
+    """Jitter, channel shuffle, RGB shift, channel exchange: one affine map of a pixel's red, green and blue.
 
     brightness, contrast, saturation: b draws a factor from [1 - b, 1 + b]; contrast is about mid-grey.
     hue: largest rotation about the grey axis in degrees.
     channel_shuffle: probability of a random permutation of the channels (one in six of them is the identity).
     rgb_shift: largest value added to a channel, each its own, as a part of the range.
+    channel_exchange: probability that one channel, drawn at random, takes the place of all three: the channel
+        augmentation of Ye et al. (ICCV 2021), "CA" in the paper's tables. Not part of the paper's own augmentations.
     """
 
     brightness: float = 0.4
@@ -74,6 +76,7 @@ class Colour(_Checked):
     hue: float = 30.0
     channel_shuffle: float = 0.5
     rgb_shift: float = 0.1
+    channel_exchange: float = 0.0
 
     _LIMITS: ClassVar = {
         "brightness": (0.0, 1.0),
@@ -82,6 +85,7 @@ class Colour(_Checked):
         "hue": (0.0, 180.0),
         "channel_shuffle": (0.0, 1.0),
         "rgb_shift": (0.0, 1.0),
+        "channel_exchange": (0.0, 1.0),
     }
 
 

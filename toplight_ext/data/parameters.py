@@ -70,10 +70,12 @@ def draw_colour(ranges: Colour, random: np.random.Generator, count: int) -> Colo
     u = random.random((count, 11))
     around_one = 1 + (2 * u[:, :3] - 1) * np.array([ranges.brightness, ranges.contrast, ranges.saturation])
     shuffled = (u[:, 4] < ranges.channel_shuffle)[:, None]
+    channels = np.where(shuffled, u[:, 5:8].argsort(axis=1), np.arange(3))
+    exchanged = (random.random(count) < ranges.channel_exchange)[:, None]
     return ColourFactors(
         *around_one.T,
         hue=(2 * u[:, 3] - 1) * ranges.hue,
-        channels=np.where(shuffled, u[:, 5:8].argsort(axis=1), np.arange(3)),
+        channels=np.where(exchanged, random.integers(3, size=(count, 1)), channels),
         shift=(2 * u[:, 8:] - 1) * ranges.rgb_shift * 255,
     )
 
