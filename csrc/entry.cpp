@@ -14,8 +14,8 @@
 namespace toplight::TOPLIGHT_DEVICE {
 namespace {
 
-using SixAnd1 = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using SixAnd2 = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using MapAndParameters = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using VectorsAndParameters = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 AttentionArguments arguments_of(
     const std::array<const Tensor*, 6>& parameters,
@@ -107,7 +107,7 @@ Tensor shuffle_attention_entry(const Tensor& x, ENTRY_PARAMETERS) {
   return y;
 }
 
-SixAnd1 shuffle_attention_backward_entry(const Tensor& grad, const Tensor& x, ENTRY_PARAMETERS) {
+MapAndParameters shuffle_attention_backward_entry(const Tensor& grad, const Tensor& x, ENTRY_PARAMETERS) {
   const char* op = "shuffle_attention_backward";
   check_map(x, op, "x");
   check_same(grad, x, op, "grad");
@@ -135,7 +135,7 @@ Tensor upsample_shuffle_attention_entry(
   return y;
 }
 
-SixAnd2 upsample_shuffle_attention_backward_entry(
+VectorsAndParameters upsample_shuffle_attention_backward_entry(
     const Tensor& grad,
     const Tensor& rows,
     const Tensor& columns,
@@ -167,7 +167,7 @@ Tensor upsample_shuffle_attention_pooled_entry(
   return means;
 }
 
-SixAnd2 upsample_shuffle_attention_pooled_backward_entry(
+VectorsAndParameters upsample_shuffle_attention_pooled_backward_entry(
     const Tensor& grad,
     const Tensor& rows,
     const Tensor& columns,

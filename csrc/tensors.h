@@ -76,22 +76,6 @@ inline Map map_of(const Tensor& map) {
   return {n[0], n[1], n[2], n[3], s[0], s[1], s[2], s[3]};
 }
 
-// Sizes and strides of (B, C, n) vectors, n slices per image and channel.
-struct Vectors {
-  int64_t batch, channels, slices;
-  int64_t batch_stride, channel_stride, slice_stride;
-
-  int64_t offset(int64_t b, int64_t c) const {
-    return b * batch_stride + c * channel_stride;
-  }
-};
-
-inline Vectors vectors_of(const Tensor& vectors) {
-  const auto n = vectors.sizes();
-  const auto s = vectors.strides();
-  return {n[0], n[1], n[2], s[0], s[1], s[2]};
-}
-
 // The layout rule: a map that is returned is channels_last exactly if this holds for the map it is made from.
 inline bool is_channels_last(const Tensor& map) {
   if (map.is_contiguous()) {
