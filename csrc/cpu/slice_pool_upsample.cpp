@@ -7,62 +7,53 @@
 namespace toplight::cpu {
 namespace {
 
-template <typename scalar_t>
-void forward(const Tensor& x, int64_t n_h, int64_t n_v, Tensor& y) {
-  using T = accumulate_t<scalar_t>;
-  constexpr int64_t kLanes = Pack<T>::kLanes;
-  const Map map = map_of(x), out = map_of(y);
-  const Axis<T> vertical(map.height, n_h, map.width), horizontal(map.width, n_v, map.height);
-  const Blocks blocks(map, map.channels, kLanes, 2 * map.positions());
-  const auto* source = x.const_data_ptr<scalar_t>();
-  auto* target = y.mutable_data_ptr<scalar_t>();
-  for_blocks(map.batch, blocks, 3 * map.positions() * blocks.bundles() * kLanes, [&] {
-    return [&,
-            bundles = std::vector<Lanes>(),
-            halves = std::vector<Lanes>(),
-            walk = Walk<T>(2 * blocks.bundles(), map.height, map.width),
-            profiles = Profiles<T>(blocks.bundles(), map.height, map.width),
-            slices = Buffer<T>(std::max(n_h, n_v) * kLanes)](int64_t b, int64_t block) mutable {
-      blocks.lanes(block, {0}, bundles);
-      blocks.lanes(block, {0, map.channels}, halves);
-      walk.sum(source + b * map.batch_stride, map, bundles, profiles.both(bundles.size()));
-      for (size_t j = 0; j < bundles.size(); ++j) {
-        vertical.pool(profiles.rows(j), slices.get());
-        vertical.upsample(slices.get(), profiles.rows(j));
-        horizontal.pool(profiles.columns(j), slices.get());
-        horizontal.upsample(slices.get(), profiles.columns(j));
-      }
-      walk.write(profiles.rows_then_columns(bundles.size()), halves, out, target + b * out.batch_stride);
-    };
-  });
+// A profile of sums over the other axis to the interpolated means of its slices, or backward: to the gradient of x.
+template <bool kBackward, typename T>
+void smooth(const Axis<T>& axis, T* slices, T* profile) {
+  if constexpr (kBackward) {
+    axis.upsample_backward(profile, slices);
+    axis.pool_backward(slices, profile);
+  } else {
+    axis.pool(profile, slices);
+    axis.upsample(slices, profile);
+  }
 }
 
-template <typename scalar_t>
-void backward(const Tensor& grad, int64_t n_h, int64_t n_v, Tensor& dx) {
+// x to y, or backward the gradient of y to that of x: what has 2C channels has them as row channels, then column ones.
+template <bool kBackward, typename scalar_t>
+void through_slices(const Tensor& from, int64_t n_h, int64_t n_v, Tensor& to) {
   using T = accumulate_t<scalar_t>;
   constexpr int64_t kLanes = Pack<T>::kLanes;
-  const Map dy = map_of(grad), map = map_of(dx);
-  const Axis<T> vertical(map.height, n_h, map.width), horizontal(map.width, n_v, map.height);
-  const Blocks blocks(map, map.channels, kLanes, 2 * map.positions());
-  const auto* source = grad.const_data_ptr<scalar_t>();
-  auto* target = dx.mutable_data_ptr<scalar_t>();
-  for_blocks(map.batch, blocks, 3 * map.positions() * blocks.bundles() * kLanes, [&] {
+  const Map in = map_of(from), out = map_of(to);
+  const int64_t channels = std::min(in.channels, out.channels);
+  const Axis<T> vertical(in.height, n_h, in.width), horizontal(in.width, n_v, in.height);
+  const Blocks blocks(in, channels, kLanes, 2 * in.positions());
+  const auto* source = from.const_data_ptr<scalar_t>();
+  auto* target = to.mutable_data_ptr<scalar_t>();
+  for_blocks(in.batch, blocks, 3 * in.positions() * blocks.bundles() * kLanes, [&] {
     return [&,
-            bundles = std::vector<Lanes>(),
-            halves = std::vector<Lanes>(),
-            walk = Walk<T>(2 * blocks.bundles(), map.height, map.width),
-            profiles = Profiles<T>(blocks.bundles(), map.height, map.width),
+            single = std::vector<Lanes>(),
+            doubled = std::vector<Lanes>(),
+            walk = Walk<T>(2 * blocks.bundles(), in.height, in.width),
+            profiles = Profiles<T>(blocks.bundles(), in.height, in.width),
             slices = Buffer<T>(std::max(n_h, n_v) * kLanes)](int64_t b, int64_t block) mutable {
-      blocks.lanes(block, {0}, bundles);
-      blocks.lanes(block, {0, map.channels}, halves);
-      walk.sum(source + b * dy.batch_stride, dy, halves, profiles.rows_then_columns(bundles.size()));
-      for (size_t j = 0; j < bundles.size(); ++j) {
-        vertical.upsample_backward(profiles.rows(j), slices.get());
-        vertical.pool_backward(slices.get(), profiles.rows(j));
-        horizontal.upsample_backward(profiles.columns(j), slices.get());
-        horizontal.pool_backward(slices.get(), profiles.columns(j));
+      blocks.lanes(block, {0}, single);
+      blocks.lanes(block, {0, channels}, doubled);
+      const int64_t count = single.size();
+      walk.sum(
+          source + b * in.batch_stride,
+          in,
+          kBackward ? doubled : single,
+          kBackward ? profiles.rows_then_columns(count) : profiles.both(count));
+      for (int64_t j = 0; j < count; ++j) {
+        smooth<kBackward>(vertical, slices.get(), profiles.rows(j));
+        smooth<kBackward>(horizontal, slices.get(), profiles.columns(j));
       }
-      walk.write(profiles.both(bundles.size()), bundles, map, target + b * map.batch_stride);
+      walk.write(
+          kBackward ? profiles.both(count) : profiles.rows_then_columns(count),
+          kBackward ? single : doubled,
+          out,
+          target + b * out.batch_stride);
     };
   });
 }
@@ -71,13 +62,13 @@ void backward(const Tensor& grad, int64_t n_h, int64_t n_v, Tensor& dx) {
 
 void slice_pool_upsample(const Tensor& x, int64_t n_h, int64_t n_v, Tensor& y) {
   dispatch_floating(x.scalar_type(), "slice_pool_upsample", [&](auto tag) {
-    forward<typename decltype(tag)::type>(x, n_h, n_v, y);
+    through_slices<false, typename decltype(tag)::type>(x, n_h, n_v, y);
   });
 }
 
 void slice_pool_upsample_backward(const Tensor& grad, int64_t n_h, int64_t n_v, Tensor& dx) {
   dispatch_floating(grad.scalar_type(), "slice_pool_upsample_backward", [&](auto tag) {
-    backward<typename decltype(tag)::type>(grad, n_h, n_v, dx);
+    through_slices<true, typename decltype(tag)::type>(grad, n_h, n_v, dx);
   });
 }
 
