@@ -1,94 +1,20 @@
-"""The command `toplight`. Exit codes: 0 done, 1 failed, 2 wrong use; `--json` prints one object on the last line."""
+"""`toplight evaluate`."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from .errors import InputError, MissingExtra
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        return options.run(options) or 0
-    except InputError as error:
-        print(f"toplight: {error}", file=sys.stderr)
-        return 2
-    except MissingExtra as error:
-        print(f"toplight {options.command}: {error}", file=sys.stderr)
-        return 1
-    except (RuntimeError, OSError) as error:
-        print(f"toplight {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("toplight: interrupted", file=sys.stderr)
-        return 130
+from ..errors import InputError
+from .options import AddCommand, add_json, print_json
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="toplight", description="Visible-infrared recognition with lightweight networks."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
-        sub.set_defaults(run=run)
-        return sub
-
-    doctor = command("doctor", _doctor, "Say what is installed, which backend serves each op, and what is missing.")
-    _json(doctor)
-
-    models = command("models", _models, "List the backbones and what they cost, here and in the paper.")
-    _json(models)
-
-    demo = command("demo", _demo, "Run all four stages on a drawn visible-infrared set and report what each brought.")
-    demo.add_argument("--out", type=Path, default=Path("toplight-demo"), help="new or empty folder")
-    demo.add_argument("--seed", type=int, default=0)
-    _json(demo)
-
-    data = command("data", _data_check, "Look after data sets.")
-    check = data.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(
-        "check", help="count, decode and cross-check the images of a data set; modifies nothing"
-    )
-    check.add_argument("name", metavar="NAME", help="csv, folder or synthetic")
-    check.add_argument("root", metavar="ROOT", type=Path)
-    check.add_argument("--split")
-    check.add_argument("--decode", action="store_true", help="decode every image fully, not its header alone")
-    _json(check)
-
-    train = command("train", _train, "Train what a recipe describes.")
-    train.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of an installed recipe")
-    train.add_argument("--out", type=Path, help="folder of the run, new or empty (default: runs/NAME)")
-    train.add_argument(
-        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="change one key"
-    )
-    _json(train)
-
-    resume = command("resume", _resume, "Continue a run that was stopped.")
-    resume.add_argument("folder", metavar="DIR", type=Path)
-    _json(resume)
-
-    soup = command("soup", _soup, "Average weights uniformly, and the two paths of TOP weights with them.")
-    soup.add_argument("weights", metavar="WEIGHTS", nargs="+", type=Path, help="as written by `toplight train`")
-    soup.add_argument("--out", type=Path, required=True)
-
+def add_commands(command: AddCommand) -> None:
     evaluate = command("evaluate", _evaluate, "Evaluate weights, or saved features, under one or several protocols.")
-    _evaluate_arguments(evaluate)
-
-    report = command("report", _report, "Write one self-contained HTML report of one or several runs.")
-    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    report.add_argument("--out", type=Path, help="default: report.html, of several runs comparison.html, in the first")
-    return parser
+    _add_arguments(evaluate)
 
 
-def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--weights", type=Path, nargs="+", help="as written by `toplight train`; several are trials, as RegDB's ten"
@@ -133,7 +59,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--format", choices=("table", "csv", "latex"), default="table")
     output.add_argument("--label", default="ours", help="first cell of the LaTeX row")
-    _json(parser)
+    add_json(parser)
 
 
 def _camera_pair(text: str) -> tuple[int, int]:
@@ -145,7 +71,7 @@ def _camera_pair(text: str) -> tuple[int, int]:
 
 
 def _reranking(text: str):
-    from .evaluation import Reranking
+    from ..evaluation import Reranking
 
     try:
         k1, k2, lambda_ = text.split(",")
@@ -154,87 +80,8 @@ def _reranking(text: str):
         raise argparse.ArgumentTypeError(f"{text!r}: expected K1,K2,LAMBDA, as 20,6,0.3 ({error})") from None
 
 
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-
-
-def _print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
-    print(json.dumps(value))
-
-
-def _doctor(options) -> int:
-    from .doctor import diagnosis, diagnosis_text
-
-    found = diagnosis()
-    _print_json(found) if options.json else print(diagnosis_text(found))
-    return 0
-
-
-def _models(options) -> int:
-    from .models import table
-    from .report.text import aligned
-
-    rows = table.model_rows()
-    if options.json:
-        _print_json([row._asdict() for row in rows])
-    else:
-        print(aligned(table.HEAD, [table.cells(row) for row in rows]))
-    return 0
-
-
-def _demo(options) -> int:
-    from .demo import run_demo
-
-    outcome = run_demo(options.out, options.seed)
-    if options.json:
-        _print_json(outcome)
-    return 0
-
-
-def _data_check(options) -> int:
-    from . import data
-
-    report = data.check_dataset(options.name, options.root, split=options.split, decode=options.decode)
-    _print_json(report.to_json()) if options.json else print(report.table())
-    return 0 if report.ok else 1
-
-
-def _train(options) -> int:
-    from . import training
-
-    recipe = training.load_recipe(options.recipe, options.overrides)
-    return _finish_run(training.start(recipe, options.out or Path("runs") / recipe.name), options.json)
-
-
-def _resume(options) -> int:
-    from . import training
-
-    return _finish_run(training.resume(options.folder), options.json)
-
-
-def _finish_run(run, as_json: bool) -> int:
-    from . import report
-
-    page = report.write_report([run.folder])
-    if as_json:
-        _print_json({**run.results[-1], "run": str(run.folder), "report": str(page)})
-    else:
-        print(report.text_table(run.results))
-        print(f"report: {page}")
-    return 0
-
-
-def _soup(options) -> int:
-    from . import models
-
-    model, metadata = models.soup_weights(options.weights)
-    models.save_weights(options.out, model, **metadata)
-    print(f"{options.out}: soup of {len(options.weights)} file(s); BatchNorm statistics are averaged, not re-estimated")
-    return 0
-
-
 def _evaluate(options) -> int:
-    from . import evaluation
+    from .. import evaluation
 
     protocols = [
         evaluation.parse_protocol(
@@ -263,7 +110,7 @@ def _evaluate(options) -> int:
     ]
     if options.json:
         records = [result.to_json() for result in results]
-        _print_json(records[0] if len(records) == 1 else {"results": records})
+        print_json(records[0] if len(records) == 1 else {"results": records})
     elif options.format == "csv":
         print(evaluation.to_csv(results))
     elif options.format == "latex":
@@ -274,7 +121,7 @@ def _evaluate(options) -> int:
 
 
 def _saved_features(options):
-    from . import evaluation
+    from .. import evaluation
 
     if options.flip or options.feature != "after" or options.save_features:
         raise InputError("--flip, --feature and --save-features are for --weights: saved features are what they are")
@@ -283,7 +130,7 @@ def _saved_features(options):
 
 def _extract(options):
     """The features of each weights file, all of them checked before the first image is read."""
-    from . import data, evaluation, inference, models
+    from .. import data, evaluation, inference, models
 
     if options.root is None:
         raise InputError("--weights needs --root: the folder or manifest of the data set to evaluate on")
@@ -304,14 +151,3 @@ def _extract(options):
     if options.save_features:
         evaluation.save_features(options.save_features, found[0])
     return found
-
-
-def _report(options) -> int:
-    from . import report
-
-    print(report.write_report(options.runs, options.out))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,70 @@
+"""`toplight train`, `resume`, `soup` and `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .options import AddCommand, add_json, print_json
+
+
+def add_commands(command: AddCommand) -> None:
+    train = command("train", _train, "Train what a recipe describes.")
+    train.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of an installed recipe")
+    train.add_argument("--out", type=Path, help="folder of the run, new or empty (default: runs/NAME)")
+    train.add_argument(
+        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="change one key"
+    )
+    add_json(train)
+
+    resume = command("resume", _resume, "Continue a run that was stopped.")
+    resume.add_argument("folder", metavar="DIR", type=Path)
+    add_json(resume)
+
+    soup = command("soup", _soup, "Average weights uniformly, and the two paths of TOP weights with them.")
+    soup.add_argument("weights", metavar="WEIGHTS", nargs="+", type=Path, help="as written by `toplight train`")
+    soup.add_argument("--out", type=Path, required=True)
+
+    report = command("report", _report, "Write one self-contained HTML report of one or several runs.")
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    report.add_argument("--out", type=Path, help="default: report.html, of several runs comparison.html, in the first")
+
+
+def _train(options) -> int:
+    from .. import training
+
+    recipe = training.load_recipe(options.recipe, options.overrides)
+    return _finish_run(training.start(recipe, options.out or Path("runs") / recipe.name), options.json)
+
+
+def _resume(options) -> int:
+    from .. import training
+
+    return _finish_run(training.resume(options.folder), options.json)
+
+
+def _finish_run(run, as_json: bool) -> int:
+    from .. import report
+
+    page = report.write_report([run.folder])
+    if as_json:
+        print_json({**run.results[-1], "run": str(run.folder), "report": str(page)})
+    else:
+        print(report.text_table(run.results))
+        print(f"report: {page}")
+    return 0
+
+
+def _soup(options) -> int:
+    from .. import models
+
+    model, metadata = models.soup_weights(options.weights)
+    models.save_weights(options.out, model, **metadata)
+    print(f"{options.out}: soup of {len(options.weights)} file(s); BatchNorm statistics are averaged, not re-estimated")
+    return 0
+
+
+def _report(options) -> int:
+    from .. import report
+
+    print(report.write_report(options.runs, options.out))
+    return 0
