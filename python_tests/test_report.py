@@ -88,8 +88,30 @@ def write_run(folder: Path, recipe: str = 'name = "demo"\n\n[vi]\nepochs = 20\n'
     (folder / "stages.json").write_text(json.dumps(stages))
     (folder / "evaluation.json").write_text(json.dumps({"results": results}))
     (folder / "ranked.json").write_text(json.dumps(ranked_of(folder)))
+    (folder / "analysis.json").write_text(json.dumps(analysis_of(folder)))
     (folder / "environment.json").write_text(json.dumps({"torch": "2.14.1", "gpu": None, "cores": 2}))
     return folder
+
+
+def analysis_of(folder: Path) -> dict:
+    """Twelve pairs; four images of two identities; FDR with slices (3, 2)."""
+    image = str(folder / "images" / "11.png")
+    example = {"path": image, "identity": "g2", "modality": "visible", "rows": [0.2, 0.4, 0.1], "columns": [0.3, 0.3]}
+    return {
+        "distances": {"edges": [0.0, 0.5, 1.0, 1.5], "genuine": [3, 1, 0], "impostor": [0, 2, 6]},
+        "projection": {
+            "x": [0.0, 1.0, 0.1, 1.1],
+            "y": [0.0, 0.0, 0.5, 0.5],
+            "variance": [0.61, 0.27],
+            "modality": ["visible", "visible", "infrared", "infrared"],
+            "identity": ["a", "b", "a", "b"],
+        },
+        "slices": {
+            "rows": {"visible": [0.2, 0.4, 0.1], "infrared": [0.1, 0.5, 0.2]},
+            "columns": {"visible": [0.3, 0.3], "infrared": [0.2, 0.4]},
+            "examples": [example],
+        },
+    }
 
 
 @pytest.fixture
@@ -166,7 +188,7 @@ def test_page_holds_what_the_run_holds(run):
 def test_ranked_lists_show_images_with_words_and_signs(run):
     page = Page(write_report([run]))
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 6 * 11
+    assert len(images) == 6 * 11 + 1  # and an example of FDR's slices
     picture = Image.open(io.BytesIO(base64.b64decode(images[1]["src"].partition(",")[2])))
     assert picture.size == (32, 64)  # never enlarged
     np.testing.assert_allclose(np.asarray(picture)[32, 16], (20, 40, 235), atol=4)  # gallery image 1
@@ -195,6 +217,38 @@ def test_runs_side_by_side(tmp_path):
     assert [["TOP"], ["34.1"], ["34.1", "±0.0"]] in rows and [["SOUP"], ["33.3"], ["–"]] in rows
     assert [["vi.epochs"], ["20"], ["30"]] in rows
     assert not any(row[0] == ["name"] for row in rows)  # the same in both
+
+
+def test_features_and_slices(run):
+    page = Page(write_report([run]))
+    # Of the areas 3/4, 1/4, 0 and 0, 1/4, 3/4 the middle quarter is common.
+    assert "4 pairs of one identity and 8 pairs of two" in page.text and "25.0 % of the two areas" in page.text
+    assert "4 images on the first two principal components, which hold 61.0 and 27.0 %" in page.text
+    said = [
+        attributes["aria-label"] for tag, attributes in page.elements if tag == "svg" and "aria-label" in attributes
+    ]
+    assert any("the means of the modalities are 0.51 apart" in text for text in said)  # the root of 0.1² + 0.5²
+    strips = [attributes["style"] for tag, attributes in page.elements if tag == "i" and "style" in attributes]
+    assert strips == [f"--share:{share}%" for share in (50, 100, 25, 100, 100)]
+
+
+def test_runs_that_differ_in_the_seed_are_averaged(tmp_path):
+    recipe = 'name = "{}"\nseed = {}\n\n[vi]\nepochs = {}\n'
+    runs = [
+        write_run(tmp_path / name, recipe.format(name, seed, epochs), [result("vi", 0.3, value)])
+        for name, seed, epochs, value in (
+            ("a", 0, 20, 0.40),
+            ("b", 1, 20, 0.44),
+            ("c", 0, 30, 0.52),
+            ("d", 1, 30, 0.48),
+        )
+    ]
+    rows = Page(write_report(runs)).rows()
+    first = next(row for row in rows if row[0] == ["1:", "a", "(2", "seeds)"])
+    second = next(row for row in rows if row[0] == ["3:", "c", "(2", "seeds)"])
+    assert first[5] == ["42.0", "±", "2.8"]  # 2 * sqrt(2)
+    assert second[5] == ["50.0", "±", "2.8", "(best)", "+8.0"]
+    assert not any("seeds)" in row[0] for row in Page(write_report([runs[0], runs[2]])).rows())
 
 
 def test_no_difference_is_taken_across_tests(tmp_path):
@@ -280,6 +334,7 @@ def test_missing_files_are_said(run):
         "evaluation.json": "No evaluation yet.",
         "metrics.jsonl": "No step of training on record.",
         "ranked.json": "No ranked lists.",
+        "analysis.json": "No analysis of the features.",
         "recipe.toml": "No recipe.",
         "environment.json": "No environment on record.",
     }
@@ -305,6 +360,7 @@ def test_unfinished_run(run):
         {
             "evaluation.json": ('{"results": [', "evaluation.json is not valid JSON"),
             "ranked.json": ("[" * 100_000, "ranked.json is not valid JSON"),
+            "analysis.json": ('{"slices": ', "analysis.json is not valid JSON"),
             "metrics.jsonl": ('{"step": 1, "loss": NaN}\n{"step": 2, "los', "metrics.jsonl: 1 line could not be read."),
             "recipe.toml": ("= 3", "recipe.toml is not valid TOML"),
             "environment.json": ('{"a": {"a": {"a": ' * 2000, "environment.json is not valid JSON"),
@@ -312,6 +368,11 @@ def test_unfinished_run(run):
         {
             "evaluation.json": ('{"results": 3}', "evaluation.json holds no result."),
             "ranked.json": ('{"queries": [1, {}, {"gallery": [2, {}]}]}', "ranked.json: 1 entry could not be read."),
+            "analysis.json": (
+                '{"distances": {"edges": [0, 1], "genuine": [1, 2], "impostor": [1, 2]}, "slices": [], '
+                '"projection": {"x": [1e400], "y": [0], "variance": [1, 0], "modality": [3], "identity": [4]}}',
+                "analysis.json: distances could not be read: lists that do not belong together.",
+            ),
             "metrics.jsonl": ('[]\n{}\n{"step": "x"}\n', "metrics.jsonl: 3 lines could not be read."),
             "stages.json": ('[1, {}, {"stage": {}, "seconds": "3"}]', "has not ended."),
             "environment.json": ("[1]", "No environment on record."),
@@ -324,7 +385,7 @@ def test_broken_files_are_said_and_the_rest_shown(run, broken):
     page = Page(write_report([run]))
     for _, said in broken.values():
         assert said in page.text
-    assert len([tag for tag, _ in page.elements if tag == "section"]) == 7
+    assert len([tag for tag, _ in page.elements if tag == "section"]) == 9
 
 
 def test_numbers_of_any_kind_are_survived(run):

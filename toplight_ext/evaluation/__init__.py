@@ -1,5 +1,6 @@
 """Evaluation of features: protocols of the field, exact ranking, re-ranking, ranked lists. Sees arrays only."""
 
+from .analysis import PairDistances, Projection, pair_distances, projection
 from .features import Features, load_features, save_features
 from .formats import table, to_csv, to_latex
 from .llcm import LLCM
@@ -20,6 +21,8 @@ __all__ = [
     "Generic",
     "Labels",
     "Origin",
+    "PairDistances",
+    "Projection",
     "Protocol",
     "RankedLists",
     "Ranking",
@@ -35,7 +38,9 @@ __all__ = [
     "load_features",
     "load_permutations",
     "nearest",
+    "pair_distances",
     "parse_protocol",
+    "projection",
     "rank_distances",
     "rank_features",
     "ranked_lists",

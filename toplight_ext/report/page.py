@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 
-from .figures import bin_size, cmc_figure, legend, training_figure
+from .drawing import legend
+from .features import features_section, slices_section
+from .figures import bin_size, cmc_figure, training_figure
 from .ranked import ranked_lists
 from .run import METRICS, Run, Stage
 from .tables import (
     protocol_sentence,
     run_table,
+    seeds_table,
     settings_table,
     stage_table,
     stage_titles,
@@ -38,6 +41,8 @@ def page(runs: Sequence[Run]) -> str:
         "cmc": ("Cumulative matching", _cmc(runs)),
         "training": ("Training", _training(runs)),
         "ranked": ("Ranked lists", ranked_lists(runs)),
+        "features": ("Features", features_section([(run.name, run.analysis) for run in runs])),
+        "slices": ("Slices", slices_section([(run.name, run.analysis) for run in runs])),
         "time": ("Time", _time(runs)),
         "recipe": ("Recipe", _recipe(runs)),
         "environment": ("Environment", _environment(runs)),
@@ -112,7 +117,7 @@ def _results(runs: Sequence[Run]) -> str:
     by_stage = [
         stages_of_runs_table(runs, metric) for metric in ("r1", "mAP") if any(metric in row.figures for _, row in rows)
     ]
-    return text + run_table(runs) + "".join(by_stage)
+    return text + seeds_table(runs) + run_table(runs) + "".join(by_stage)
 
 
 def _cmc(runs: Sequence[Run]) -> str:

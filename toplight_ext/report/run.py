@@ -13,9 +13,18 @@ import numpy as np
 
 from ..errors import InputError
 from ..extras import require
+from .analysis import Analysis, read_analysis
 from .text import count, plain
 
-FILES = ("recipe.toml", "metrics.jsonl", "stages.json", "evaluation.json", "ranked.json", "environment.json")
+FILES = (
+    "recipe.toml",
+    "metrics.jsonl",
+    "stages.json",
+    "evaluation.json",
+    "ranked.json",
+    "analysis.json",
+    "environment.json",
+)
 METRICS = {"r1": "Rank-1", "r5": "Rank-5", "r10": "Rank-10", "r20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
 
 # What a line of metrics.jsonl may hold besides the loss and its parts.
@@ -91,6 +100,7 @@ class Run:
     stages: tuple[Stage, ...] = ()
     rows: tuple[Row, ...] = ()
     queries: tuple[Query, ...] = ()
+    analysis: Analysis = field(default_factory=Analysis)
     environment: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -120,6 +130,7 @@ def read_run(folder: Path) -> Run:
         stages=_stages(_read_text(folder / "metrics.jsonl", notes), _read_json(folder / "stages.json", notes), notes),
         rows=_rows(_read_json(folder / "evaluation.json", notes), notes),
         queries=read_queries(_read_json(folder / "ranked.json", notes), notes),
+        analysis=read_analysis(_read_json(folder / "analysis.json", notes), notes),
         environment=_flat(_read_json(folder / "environment.json", notes)),
         notes=tuple(notes),
     )

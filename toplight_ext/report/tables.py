@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from .run import METRICS, Row, Run, Stage, read_rows
 from .text import MISSING, aligned, count, difference, duration, escape, label, percent, plain, rate
@@ -44,6 +46,21 @@ def run_table(runs: Sequence[Run]) -> str:
         "Run",
         [(label(run.name), run.result, runs[0].result if i else None) for i, run in enumerate(runs)],
     )
+
+
+def seeds_table(runs: Sequence[Run]) -> str:
+    """Mean and sample standard deviation over runs whose recipes differ in the seed alone; '' if there are none."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        if run.result is not None:
+            settings = {key: value for key, value in run.settings.items() if key not in ("seed", "name")}
+            groups.setdefault((run.result.test, *sorted(settings.items())), []).append(run)
+    if all(len(group) == 1 for group in groups.values()):
+        return ""
+    rows = [_over_seeds(group) for group in groups.values()]
+    lines = [(label(row.label), row, rows[0] if i else None) for i, row in enumerate(rows)]
+    caption = "Mean and standard deviation over seeds, in percent; below it the difference from the first line"
+    return _metric_table(caption, "Recipe", lines)
 
 
 def stages_of_runs_table(runs: Sequence[Run], metric: str) -> str:
@@ -106,6 +123,20 @@ def protocol_sentence(row: Row) -> str:
     return ", ".join(parts) + "."
 
 
+def _over_seeds(group: Sequence[Run]) -> Row:
+    """One row for several runs."""
+    rows = [run.result for run in group]
+    shared = [metric for metric in METRICS if all(metric in row.figures for row in rows)]
+    of_metric = {metric: [row.figures[metric] for row in rows] for metric in shared}
+    seeds = f"{plain(group[0].name, 60)} ({count(len(group), 'seed')})"
+    return replace(
+        rows[0],
+        label=seeds,
+        figures={metric: statistics.fmean(values) for metric, values in of_metric.items()},
+        std={metric: statistics.stdev(values) for metric, values in of_metric.items()} if len(group) > 1 else {},
+    )
+
+
 def _with_before(rows: Sequence[Row]) -> list[tuple[Row, Row | None]]:
     return [(row, rows[i - 1] if i else None) for i, row in enumerate(rows)]
 
@@ -124,10 +155,10 @@ def _gain(row: Row, before: Row | None, metric: str) -> str:
 
 
 def _with_spread(row: Row, metric: str) -> str:
-    """'41.3', and with several trials '41.3 ± 0.6'."""
+    """'41.3', and where trials differ '41.3 ± 0.6'."""
     spread = row.std.get(metric)
     text = percent(row.figures.get(metric))
-    return f"{text} ± {percent(spread)}" if spread is not None and (row.trials or 0) > 1 else text
+    return f"{text} ± {percent(spread)}" if spread else text
 
 
 def _metric_table(caption: str, what: str, lines: Sequence[tuple[str, Row | None, Row | None]]) -> str:
