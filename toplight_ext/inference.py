@@ -5,15 +5,64 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from .data import ImagePipeline, Modality, Sample, SequentialSampler, Stream
+from . import ops
+from .data import ImagePipeline, Modality, Sample, SequentialSampler, Stream, find_dataset
+from .data.parameters import LUMA
+from .data.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from .errors import InputError
 from .evaluation import Features, Origin, Split
 from .progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network is fed, stored with its weights under the names of these fields.
+
+    size: height and width of the images in pixels.
+    mean, std: of the red, green and blue channel, for pixels in 0..1.
+    gray: whether visible images lose their colour.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    gray: bool = False
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Preprocessing:
+        """From a weights file's metadata; what an older file does not say is the default.
+
+        Raises:
+            InputError: the metadata has no size.
+        """
+        if "size" not in metadata:
+            raise InputError("the weights do not say what size of images they take: save_weights(..., size=...)")
+        known = {field.name: metadata[field.name] for field in dataclasses.fields(cls) if field.name in metadata}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+
+    def metadata(self) -> dict[str, Any]:
+        """The fields for `save_weights`."""
+        return dataclasses.asdict(self)
+
+    def colourless(self, images: torch.Tensor, modality: Modality) -> torch.Tensor:
+        """Normalised (B, 3, H, W) images: visible ones in grey if `gray`, all others as they are.
+
+        The luma of ITU-R BT.601 of the pixels takes the place of every channel, not rounded to a grey level.
+        """
+        if not self.gray or modality is not Modality.VISIBLE:
+            return images
+        # By channel with plain numbers: constants on the device would have to be sent there at every call.
+        scales = tuple(zip(self.mean, self.std, strict=True))
+        channels = zip(LUMA, scales, images.unbind(1), strict=True)
+        luma = sum(weight * (channel * std + mean) for weight, (mean, std), channel in channels)
+        gray = torch.stack([(luma - mean) / std for mean, std in scales], dim=1)
+        return gray.contiguous(memory_format=torch.channels_last)
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,13 +89,15 @@ def origin_of(
 ) -> Origin:
     """What is to be known of features before they are extracted, from a weights file's metadata and the data set.
 
-    Training records `trained_on`: data set and split. Where that is a numbered trial of this very data set and no
-    split is given, the test half of the same trial is meant.
+    Training records `trained_on`: data set and split. Where no split is given, the test half of the same trial is
+    meant if that is a numbered trial of this very data set, and else the split that the data set is evaluated on.
     """
     recorded = metadata.get("trained_on")
     training = Split(recorded["dataset"], recorded["split"]) if recorded else None
     if split is None and training and training.dataset == dataset and training.trial is not None:
         split = f"test_{training.trial}"
+    elif split is None:
+        split = find_dataset(dataset).evaluated
     return Origin(feature, flip, Split(dataset, split), training)
 
 
@@ -54,7 +105,7 @@ def origin_of(
 def extract_features(
     model: torch.nn.Module,
     samples: Sequence[Sample],
-    size: tuple[int, int],
+    preprocessing: Preprocessing,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     threads: int = 2,
@@ -64,8 +115,8 @@ def extract_features(
 
     Args:
         model: a DualPathNetwork.
-        samples: N images.
-        size: height and width in pixels that the network is fed.
+        samples: N images, in the order of their data set, which numbers them (`image_numbers`).
+        preprocessing: what the network is fed.
         origin: says whether the features are taken before or after the BNNeck, and whether an image's and its
             mirror image's are averaged; the default is after, and not.
 
@@ -73,16 +124,11 @@ def extract_features(
         Features in the order of the samples, float32 (N, D).
     """
     origin = origin or Origin(AFTER_NECK, flip=False)
-    device = torch.device(device)
-    model = model.to(device, memory_format=torch.channels_last).eval()
     rows: dict[int, np.ndarray] = {}
     with progress_bar("features", len(samples)) as advance:
-        for modality in Modality:
-            positions = [i for i, sample in enumerate(samples) if sample.modality is modality]
-            for indices, images in _batches(samples, positions, size, batch_size, device, threads):
-                found = _look(model, images.to(device, memory_format=torch.channels_last), modality, origin)
-                rows.update(zip(indices, found.float().cpu().numpy(), strict=True))
-                advance(len(indices))
+        for indices, images, modality in _shown(model, samples, preprocessing, batch_size, device, threads):
+            rows.update(zip(indices, _look(model, images, modality, origin).float().cpu().numpy(), strict=True))
+            advance(len(indices))
     modality = np.array([sample.modality.value for sample in samples])
     return Features(
         features=np.stack([rows[i] for i in range(len(samples))]),
@@ -96,12 +142,39 @@ def extract_features(
     )
 
 
+@torch.inference_mode()
+def slice_activations(
+    model: torch.nn.Module,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    threads: int = 2,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How strongly the last map answers in each slice that FDR cuts.
+
+    Args:
+        model: a DualPathNetwork whose neck has slices.
+        samples: N images.
+
+    Returns:
+        Root mean square over the channels of every slice's mean: (N, n_h) of the height's, (N, n_v) of the width's.
+    """
+    rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for indices, images, modality in _shown(model, samples, preprocessing, batch_size, device, threads):
+        means = ops.slice_pool(model.last_map(images, modality), model.neck.slices)
+        found = (side.float().square().mean(1).sqrt().cpu().numpy() for side in means)
+        rows.update(zip(indices, zip(*found, strict=True), strict=True))
+    of_height, of_width = zip(*(rows[i] for i in range(len(samples))), strict=True)
+    return np.stack(of_height), np.stack(of_width)
+
+
 def image_numbers(samples: Sequence[Sample]) -> np.ndarray:
-    """(N,) number of every image, from 1, within its modality, camera and identity, by path."""
+    """(N,) number of every image, from 1, within its modality, camera and identity, in the order of the samples."""
     numbers = np.empty(len(samples), dtype=np.int64)
     seen: Counter = Counter()
-    for i in sorted(range(len(samples)), key=lambda i: str(samples[i].path)):
-        cell = (samples[i].modality, samples[i].camera, samples[i].identity)
+    for i, sample in enumerate(samples):
+        cell = (sample.modality, sample.camera, sample.identity)
         seen[cell] += 1
         numbers[i] = seen[cell]
     return numbers
@@ -119,13 +192,26 @@ def _look(model: torch.nn.Module, images: torch.Tensor, modality: Modality, orig
     return model.embed(images, modality)
 
 
-def _batches(samples, positions, size, batch_size, device, threads):
-    if not positions:
-        return
-    chosen = [samples[i] for i in positions]
-    order = SequentialSampler(chosen, batch_size)
-    stream = Stream(chosen, order.batch, views=(None,))
-    pipeline = ImagePipeline((stream,), size=size, steps=order.steps_per_epoch, device=device.type, threads=threads)
-    with pipeline as batches:
-        for batch in batches:
-            yield [positions[i] for i in batch.indices[0]], batch.images[0][0]
+def _shown(model, samples, preprocessing, batch_size, device, threads):
+    """Make the model ready; yield (positions in the samples, images as they are fed to it, their modality)."""
+    device = torch.device(device)
+    model.to(device, memory_format=torch.channels_last).eval()
+    for modality in Modality:
+        positions = [i for i, sample in enumerate(samples) if sample.modality is modality]
+        if not positions:
+            continue
+        chosen = [samples[i] for i in positions]
+        order = SequentialSampler(chosen, batch_size)
+        pipeline = ImagePipeline(
+            (Stream(chosen, order.batch, views=(None,)),),
+            size=preprocessing.size,
+            steps=order.steps_per_epoch,
+            device=device.type,
+            threads=threads,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        )
+        with pipeline as batches:
+            for batch in batches:
+                images = batch.images[0][0].to(device, memory_format=torch.channels_last)
+                yield [positions[i] for i in batch.indices[0]], preprocessing.colourless(images, modality), modality

@@ -146,8 +146,8 @@ def _extract(options):
     found = []
     for (model, metadata), origin in zip(loaded, origins, strict=True):
         samples = data.load_dataset(options.dataset, options.root, origin.images.name)
-        size, batch_size, threads = metadata["size"], options.batch_size, options.threads
-        found.append(inference.extract_features(model, samples, size, batch_size, device, threads, origin))
+        fed, batch_size, threads = inference.Preprocessing.of(metadata), options.batch_size, options.threads
+        found.append(inference.extract_features(model, samples, fed, batch_size, device, threads, origin))
     if options.save_features:
         evaluation.save_features(options.save_features, found[0])
     return found

@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from .datasets import list_dataset
-from .header import read_image
-from .pipeline import undecodable
-from .samples import Modality, Problem, Sample
+from .datasets import Dataset, find_dataset
+from .examination import examine, find_plain, find_undecodable
+from .findings import Facts, Finding, count_images, find_all
+from .samples import Listing, Modality, Published, Sample
 
 _SHOWN = 10  # findings of a kind that the text lists; the JSON has all
+_HEAD = ("split", "modality", "camera", "identities", "images", "published")
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """What one split holds, beside what its authors say; `images` is as `findings.count_images` counts them."""
+
+    identities: int
+    images: Mapping[tuple[Modality, int | None], int]
+    published: Published | None
+
+    def to_json(self) -> dict[str, Any]:
+        published = self.published.images if self.published else {}
+        return {
+            "identities": self.identities,
+            "published_identities": self.published.identities if self.published else None,
+            "images": _total(self.images),
+            "by_camera": [
+                {"modality": m.value, "camera": camera, "images": count, "published": published.get((m, camera))}
+                for (m, camera), count in self.images.items()
+            ],
+        }
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Cells of the table from the modality on; a modality's total goes without saying where it has one camera."""
+        published = self.published.images if self.published else {}
+        for (modality, camera), count in self.images.items():
+            cameras = [key[1] for key in self.images if key[0] is modality and key[1] is not None]
+            told = published.get((modality, camera))
+            if camera is not None or len(cameras) > 1 or told is not None:
+                name = "all" if camera is None else str(camera)
+                yield modality.value, name, "", f"{count:,}", "" if told is None else f"{told:,}"
+        people = f"{self.identities:,}" + (f" of {self.published.identities:,}" if self.published else "")
+        yield "all", "all", people, f"{_total(self.images):,}", f"{_total(published):,}" if published else ""
+
+
+def _total(images: Mapping[tuple[Modality, int | None], int]) -> int:
+    """Of the modalities, or of their cameras where they have no rows of their own."""
+    return sum(count for (_, camera), count in images.items() if camera is None) or sum(images.values())
 
 
 @dataclass(frozen=True)
@@ -23,112 +60,117 @@ class CheckReport:
     """What was found.
 
     Attributes:
-        images: number of images by (modality, camera).
+        root: of the data set; paths below it are shown without it.
+        images: number of images by (modality, camera), every image once.
         identities: number of identities.
-        one_modality: identities seen in one modality only; empty where the whole set has one modality.
-        duplicates: groups of files with the same bytes.
-        errors: rows and images that cannot be used.
+        splits: what each split holds.
+        findings: errors, warnings and notes.
         decoded: whether the images were decoded, or their headers read.
     """
 
-    images: dict[tuple[str, int], int]
+    name: str
+    root: Path
+    images: Mapping[tuple[Modality, int | None], int]
     identities: int
-    one_modality: dict[str, list[int | str]]
-    duplicates: list[list[str]]
-    errors: list[Problem]
+    splits: Mapping[str | None, SplitCount]
+    findings: list[Finding]
     decoded: bool
 
     @property
     def ok(self) -> bool:
-        """No errors; one-sided identities and duplicates are warnings."""
-        return not self.errors
+        """Nothing found that is an error."""
+        return not any(finding.level == "error" for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
+        total = SplitCount(self.identities, self.images, None).to_json()
         return {
             "ok": self.ok,
-            "identities": self.identities,
-            "images": sum(self.images.values()),
+            "dataset": self.name,
+            "root": str(self.root),
+            "identities": total["identities"],
+            "images": total["images"],
             "by_camera": [
-                {"modality": modality, "camera": camera, "images": count}
-                for (modality, camera), count in self.images.items()
+                {key: row[key] for key in ("modality", "camera", "images")}
+                for row in total["by_camera"]
+                if row["camera"] is not None
             ],
-            "one_modality": self.one_modality,
-            "duplicates": self.duplicates,
-            "errors": [{"where": problem.where, "what": problem.what} for problem in self.errors],
+            "splits": [{"split": split, **count.to_json()} for split, count in self.splits.items()],
+            "findings": [
+                {
+                    "level": finding.level,
+                    "kind": finding.kind,
+                    "title": finding.title,
+                    "entries": [{"where": entry.where, "what": entry.what} for entry in finding.entries],
+                }
+                for finding in self.findings
+            ],
             "decoded": self.decoded,
         }
 
     def table(self) -> str:
         """The report as text."""
-        rows = [("modality", "camera", "images")]
-        rows += [(modality, str(camera), str(count)) for (modality, camera), count in self.images.items()]
-        rows += [("all", "", str(sum(self.images.values())))]
-        lines = [f"{modality:<10}{camera:>7}{count:>9}" for modality, camera, count in rows]
-        lines += [f"{self.identities} identities"]
-        for modality, identities in self.one_modality.items():
-            lines += _section(f"warning: {len(identities)} identities in {modality} only", map(str, identities))
-        lines += _section(
-            f"warning: {len(self.duplicates)} groups of identical files" if self.duplicates else "",
-            (", ".join(group) for group in self.duplicates),
-        )
-        lines += _section(f"error: {len(self.errors)} rows or images cannot be used", map(str, self.errors))
-        how = "decoded" if self.decoded else "headers read"
-        lines += [f"{'ok' if self.ok else 'not ok'} ({how})"]
-        return "\n".join(lines)
+        lines = [f"{self.name}: {self.root}", *self._counts()]
+        for finding in self.findings:
+            lines += ["", f"{finding.level}: {finding.title} ({len(finding.entries):,})"]
+            lines += [f"  {self._short(str(entry))}" for entry in finding.entries[:_SHOWN]]
+            if len(finding.entries) > _SHOWN:
+                lines += [f"  ... and {len(finding.entries) - _SHOWN:,} more (--json lists all)"]
+        how = "every image decoded" if self.decoded else "headers read, not decoded"
+        return "\n".join([*lines, "", f"{'ok' if self.ok else 'not ok'} ({how})"])
+
+    def _counts(self) -> list[str]:
+        """The table of numbers; neighbouring splits that hold the same share their rows."""
+        rows = [_HEAD]
+        for cells, group in itertools.groupby(self.splits.items(), key=lambda item: tuple(item[1].rows())):
+            splits = [split or "" for split, _ in group]
+            name = splits[0] if len(splits) == 1 else f"{splits[0]} to {splits[-1]}"
+            rows += [(name if i == 0 else "", *row) for i, row in enumerate(cells)]
+        if not any(row[-1] for row in rows[1:]):
+            rows = [row[:-1] for row in rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+
+    def _short(self, text: str) -> str:
+        return text.replace(f"{self.root if self.root.is_dir() else self.root.parent}/", "")
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> Iterator[str]:
+    """Split and modality to the left, numbers to the right."""
+    for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        yield cell.ljust(width) if i < 2 else cell.rjust(width)
 
 
 def check_dataset(name: str, root: str | Path, split: str | None = None, decode: bool = False) -> CheckReport:
-    """Check a data set by name.
+    """Check a data set by name: one split of it, or all that are there.
+
+    Reads every image's bytes and header, and decodes it if asked to (which needs DALI and Pillow).
 
     Raises:
-        InputError: as `list_dataset`: there is nothing to check.
+        InputError: no such data set, or its root or a list as a whole cannot be used: there is nothing to check.
     """
-    listing = list_dataset(name, root, split)
-    return check(listing.samples, listing.problems, decode)
+    dataset, root = find_dataset(name), Path(root)
+    complete = split is None
+    splits = [split] if not complete else dataset.splits(root) or [None]
+    listings = {split: dataset.read(root, split) for split in splits}
+    facts = _read(dataset, listings, complete, decode)
+    counts = {
+        split: SplitCount(_identities(listing.samples), count_images(listing.samples), dataset.published.get(split))
+        for split, listing in listings.items()
+    }
+    samples = facts.samples.values()
+    images = count_images(samples)
+    return CheckReport(name, root.resolve(), images, _identities(samples), counts, find_all(facts), decode)
 
 
-def check(samples: Sequence[Sample], problems: Sequence[Problem] = (), decode: bool = False) -> CheckReport:
-    """Read every image's bytes and header, and decode it if asked to.
-
-    Args:
-        samples: what is to be checked.
-        problems: what the data set's reader refused; they are reported as errors.
-        decode: decode every image fully (needs DALI).
-    """
-    by_bytes, broken = defaultdict(list), []
-    for sample in samples:
-        try:
-            data = read_image(sample.path)
-        except InputError as error:
-            broken.append(Problem(str(sample.path), str(error).removeprefix(f"{sample.path}: ")))
-        else:
-            by_bytes[hashlib.blake2b(data, digest_size=16).digest()].append(sample.path)
-    if decode:
-        sound = [path for group in by_bytes.values() for path in group]
-        broken += [Problem(str(path), "the image cannot be decoded") for path in undecodable(sound)]
-    images = Counter((sample.modality.value, sample.camera) for sample in samples)
-    return CheckReport(
-        images=dict(sorted(images.items())),
-        identities=len({sample.identity for sample in samples}),
-        one_modality=_one_modality(samples),
-        duplicates=[[str(path) for path in group] for group in by_bytes.values() if len(group) > 1],
-        errors=[*problems, *broken],
-        decoded=decode,
-    )
+def _read(dataset: Dataset, listings: Mapping[str | None, Listing], complete: bool, decode: bool) -> Facts:
+    samples = {sample.path: sample for listing in listings.values() for sample in listing.samples}
+    images = examine(list(samples))
+    sound = {path: image for path, image in images.items() if image.header is not None}
+    undecodable = list(find_undecodable(list(sound))) if decode else []
+    decoded = {path: sound[path] for path in sound.keys() - set(undecodable)} if decode else {}
+    plain = sorted(find_plain(decoded))
+    return Facts(dataset, listings, complete, samples, images, undecodable, plain)
 
 
-def _one_modality(samples: Sequence[Sample]) -> dict[str, list[int | str]]:
-    seen = {m: {s.identity for s in samples if s.modality is m} for m in Modality}
-    visible, infrared = seen[Modality.VISIBLE], seen[Modality.INFRARED]
-    if not visible or not infrared:
-        return {}
-    alone = {Modality.VISIBLE.value: sorted(visible - infrared), Modality.INFRARED.value: sorted(infrared - visible)}
-    return {modality: identities for modality, identities in alone.items() if identities}
-
-
-def _section(title: str, entries) -> list[str]:
-    entries = list(entries)
-    if not entries:
-        return []
-    more = [f"  ... and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
-    return [title, *(f"  {entry}" for entry in entries[:_SHOWN]), *more]
+def _identities(samples: Iterable[Sample]) -> int:
+    return len({sample.identity for sample in samples})

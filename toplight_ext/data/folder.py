@@ -1,4 +1,4 @@
-"""Class folders: `root[/split]/<identity>/**/<image>`, the identity being the folder's name."""
+"""Class folders: `root[/split]/<class>/**/<image>`, the identity being the folder's name."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ from pathlib import Path
 
 from ..errors import InputError
 from .header import EXTENSIONS
-from .samples import Listing, Modality, Problem, Sample
+from .samples import ONE_CAMERA, Listing, Modality, Sample
+from .tree import Tree
 
-_CAMERA = 1  # class folders do not tell the camera
+_SPLITS = ("train", "dev", "val", "valid", "validation", "test")
 
 
-def list_folder(root: Path, split: str | None = None, modality: Modality = Modality.VISIBLE) -> Listing:
-    """Every image below a class folder, sorted by path; other files are left alone.
+def list_folder(root: Path, split: str | None = None) -> Listing:
+    """Every image below a class folder, as visible images, sorted by path; other files are left alone.
 
     Raises:
-        InputError: the folder is missing or no class folder holds an image.
+        InputError: the folder is missing, holds splits instead of classes, or no class folder holds an image.
     """
-    folder = root if split is None else root / split
-    if not folder.is_dir():
-        there = sorted(child.name for child in root.iterdir() if child.is_dir()) if root.is_dir() else []
-        raise InputError(f"{folder}: no such folder" + (f"; {root} has {', '.join(there)}" if there else ""))
-    classes = sorted(child for child in folder.iterdir() if child.is_dir())
-    images = {child: _images(child) for child in classes}
-    problems = [
-        Problem(str(child), f"no image ({', '.join(EXTENSIONS)}) in this class folder")
-        for child, files in images.items()
-        if not files
-    ]
-    samples = [Sample(file, child.name, modality, _CAMERA) for child in classes for file in images[child]]
+    if split is None and folder_splits(root) != [None]:
+        raise InputError(f"{root}: its folders are splits, not classes: name one of {', '.join(folder_splits(root))}")
+    tree = Tree(root)
+    folder = tree.root if split is None else tree.root / split
+    if split is not None and not (folder.is_dir() and tree.contains(folder)):
+        there = ", ".join(child.name for child in tree.folders(tree.root))
+        raise InputError(f"{root / split}: no such folder" + (f"; {root} has {there}" if there else ""))
+    samples: list[Sample] = []
+    for child in sorted(tree.folders(folder)):
+        images = tree.all_images(child)
+        samples += (Sample(path, child.name, Modality.VISIBLE, ONE_CAMERA[Modality.VISIBLE]) for path in images)
+        if not images:
+            tree.refuse(child, f"no image ({', '.join(EXTENSIONS)}) in this class folder")
     if not samples:
         raise InputError(f"{folder}: no class folder with an image ({', '.join(EXTENSIONS)}) in it")
-    return Listing(samples, problems)
+    return Listing(samples, tree.problems)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+def folder_splits(root: Path) -> list[str | None]:
+    """The folders below the root if all of them have the name of a split; otherwise they are classes."""
+    names = [child.name for child in root.iterdir() if child.is_dir()] if root.is_dir() else []
+    if names and set(names) <= set(_SPLITS):
+        return sorted(names, key=_SPLITS.index)
+    return [None]

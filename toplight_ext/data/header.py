@@ -1,4 +1,4 @@
-"""What an encoded image says about itself, read without decoding it, and whether its end is there.
+"""What an encoded image says of itself, read without decoding it, and whether its end is there.
 
 Formats: JPEG (ITU-T T.81), PNG (ISO/IEC 15948) and BMP, which every visible-infrared data set we know uses. The
 content decides, not the file name.
@@ -20,13 +20,18 @@ MAX_PIXELS = 1 << 26
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
+_EXIF, _EXIF_ORIENTATION = b"Exif\0\0", 0x0112
+_BYTE_ORDER = {b"II*\0": "<", b"MM\0*": ">"}
 
 
 class Header(NamedTuple):
     format: str
     width: int  # as stored, before EXIF orientation
     height: int
+    bits: int = 8  # of a sample
+    cmyk: bool = False
+    orientation: int = 1  # EXIF 2.3, 1 to 8; 1 is upright
 
 
 def read_image(path: Path) -> bytes:
@@ -77,7 +82,7 @@ def _read(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    header, position = None, 2
+    frame, orientation, position = None, 1, 2
     while True:
         if data[position] != 0xFF:
             raise ValueError(f"damaged JPEG header at byte {position}")
@@ -86,24 +91,42 @@ def _jpeg(data: bytes) -> Header:
             position += 1
             continue
         if marker in _START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            header = Header("JPEG", width, height)
+            frame = struct.unpack_from(">BHHB", data, position + 4)
+        if marker == _APP1 and data[position + 4 : position + 10] == _EXIF:
+            orientation = _exif_orientation(data, position + 10)
         if marker in (_START_OF_SCAN, _END_OF_IMAGE):
             break
         position += 2 if marker in _WITHOUT_LENGTH else 2 + struct.unpack_from(">H", data, position + 2)[0]
-    if header is None:
+    if frame is None:
         raise ValueError("damaged JPEG: no frame header before the image data")
     # Neither marker can occur inside entropy-coded data, so the last scan is complete if an end follows it.
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("truncated JPEG: the end-of-image marker is missing")
-    return header
+    bits, height, width, components = frame
+    return Header("JPEG", width, height, bits, cmyk=components == 4, orientation=orientation)
+
+
+def _exif_orientation(data: bytes, start: int) -> int:
+    """Of the TIFF header at `start`; what cannot be made out is upright, as decoders have it."""
+    order = _BYTE_ORDER.get(data[start : start + 4])
+    if order is None:
+        return 1
+    try:
+        first = start + struct.unpack_from(order + "I", data, start + 4)[0]
+        for entry in range(struct.unpack_from(order + "H", data, first)[0]):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", data, first + 2 + 12 * entry)
+            if tag == _EXIF_ORIENTATION:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
 
 
 def _png(data: bytes) -> Header:
-    width, height = struct.unpack_from(">II", data, 16)
+    width, height, bits = struct.unpack_from(">IIB", data, 16)
     if data.rfind(b"IEND") < 0:
         raise ValueError("truncated PNG: the end chunk is missing")
-    return Header("PNG", width, height)
+    return Header("PNG", width, height, bits)
 
 
 def _bmp(data: bytes) -> Header:

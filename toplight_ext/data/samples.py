@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,10 @@ class Modality(enum.Enum):
 
     VISIBLE = "visible"
     INFRARED = "infrared"
+
+
+# Where a data set does not tell its cameras, each modality counts as one.
+ONE_CAMERA = {Modality.VISIBLE: 1, Modality.INFRARED: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,24 @@ class Problem:
         return f"{self.where}: {self.what}"
 
 
+@dataclass(frozen=True)
+class Published:
+    """What the authors of a data set say that one of its splits holds.
+
+    images: number by (modality, camera); camera None is all cameras of the modality.
+    """
+
+    identities: int
+    images: Mapping[tuple[Modality, int | None], int]
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a data set's reader found: the usable samples and every row it had to refuse."""
+    """What a data set's reader found: the usable samples and every row it had to refuse.
+
+    The images of one modality, camera and identity stand in the order that numbers them, 1 to n, for protocols that
+    draw by number.
+    """
 
     samples: list[Sample]
     problems: list[Problem]

@@ -12,11 +12,10 @@ from ..extras import require
 from .manifest import FILE_NAME, list_manifest, write_manifest
 from .randomness import generator
 from .rendering import render_infrared, render_visible
-from .samples import Listing, Modality
+from .samples import ONE_CAMERA, Listing, Modality
 from .walkers import draw_pose, draw_walker
 
 SPLITS = ("train", "dev")
-_CAMERA = {Modality.VISIBLE: 1, Modality.INFRARED: 2}
 _RENDER = {Modality.VISIBLE: render_visible, Modality.INFRARED: render_infrared}
 _JPEG_QUALITY = 92
 
@@ -91,7 +90,7 @@ def _draw_split(folder: Path, identities: range, views: int, size: tuple[int, in
                 pixels = _RENDER[modality](walker, draw_pose(random), size, random)
                 name = f"{modality.value}/{identity:05d}/{view}.jpg"
                 image.fromarray(pixels).save(folder / name, quality=_JPEG_QUALITY)
-                rows.append((name, identity, modality, _CAMERA[modality]))
+                rows.append((name, identity, modality, ONE_CAMERA[modality]))
     write_manifest(folder / FILE_NAME, rows)
 
 

@@ -100,11 +100,14 @@ class DualPathNetwork(nn.Module):
         Args:
             modality: `toplight_ext.data.Modality`, or its value "visible" or "infrared".
         """
+        return self.head.norm(self.neck.pooled(self.last_map(x, modality)))
+
+    def last_map(self, x: Tensor, modality: Enum | str) -> Tensor:
+        """As `embed`, the map after Block7, which the neck is given."""
         value = modality.value if isinstance(modality, Enum) else modality
         if value not in ("visible", "infrared"):
             raise InputError(f"modality must be Modality.VISIBLE or Modality.INFRARED, got {modality!r}")
-        path = self.visible if value == "visible" else self.infrared
-        return self.head.norm(self.neck.pooled(self.shared(path(x))))
+        return self.shared((self.visible if value == "visible" else self.infrared)(x))
 
     def _run(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
         return recomputed(blocks, x) if self.checkpointing and torch.is_grad_enabled() else blocks(x)
