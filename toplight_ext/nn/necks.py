@@ -32,6 +32,10 @@ def _fdr_cbam(channels: int, slices: Slices = (6, 3)) -> Neck:
     return AttendedFDR(CBAM, channels, slices)
 
 
+def _fdr_unattended(channels: int, slices: Slices = (6, 3)) -> Neck:
+    return AttendedFDR(GlobalAveragePool, channels, slices)
+
+
 def _fdr_unshuffled(channels: int, slices: Slices = (6, 3), groups: int | None = None) -> Neck:
     neck = FDR(channels, slices=slices, groups=groups)
     neck.attention.shuffle = False
@@ -47,7 +51,8 @@ NECKS: dict[str, Callable[..., Neck]] = {
     "fdr_without_upsampling": FDRWithoutUpsampling,
     "fdr_horizontal": HorizontalFDR,
     "fdr": FDR,
-    # Table 5b: the attention of FDR exchanged, or each attention alone
+    # Tables 3 and 5b: the attention of FDR left out or exchanged, or each attention alone
+    "fdr_unattended": _fdr_unattended,
     "fdr_se": _fdr_se,
     "fdr_cbam": _fdr_cbam,
     "fdr_unshuffled": _fdr_unshuffled,

@@ -1,0 +1,141 @@
+"""TOML tables and frozen dataclasses: reading, merging, overriding, and the strict way from one to the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError
+from ..extras import require
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file.
+
+    Raises:
+        InputError: it is not valid TOML.
+    """
+    toml = _toml()
+    try:
+        return toml.loads(path.read_text(encoding="utf-8"))
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+
+
+def merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `change` in place of its own, table by table."""
+    merged = dict(base)
+    for key, value in change.items():
+        both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def override_key(table: dict[str, Any], override: str) -> None:
+    """Set one key in place from `KEY=VALUE`: a dotted key and a TOML value, or a bare word.
+
+    Raises:
+        InputError: no such form, or the key leads through a value.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {override!r}: expected KEY=VALUE, as top.epochs=5")
+    toml = _toml()
+    try:
+        value = toml.loads(f"value = {text}")["value"]
+    except toml.TOMLDecodeError:
+        value = text  # a bare word, such as a path
+    *parents, last = key.strip().split(".")
+    for name in parents:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {override!r}: {name!r} is a value, not a table")
+    table[last] = value
+
+
+def build(cls: type[T], table: Any, where: str, prefix: str = "") -> T:
+    """The dataclass that a table describes, tables in it included.
+
+    Args:
+        where: the table's origin, `prefix` the dotted key it stands under, both for errors.
+
+    Raises:
+        InputError: an unknown key, a missing or ill-typed value.
+    """
+    if not isinstance(table, Mapping):
+        raise InputError(f"{where}: {prefix.rstrip('.')!r} should be a table, not {table!r}")
+    hints = typing.get_type_hints(cls)
+    for key in table:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            known = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(hints)}"
+            raise InputError(f"{where}: unknown key {prefix + key!r}: {known}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in table
+    ]
+    if missing:
+        raise InputError(f"{where}: missing {', '.join(repr(prefix + name) for name in missing)}")
+    return cls(**{key: _convert(hints[key], value, prefix + key, where) for key, value in table.items()})
+
+
+def _convert(hint: Any, value: Any, key: str, where: str):
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is False and any(map(dataclasses.is_dataclass, arguments)):
+            return None  # TOML cannot say that a table of the base is left out
+        for option in arguments:
+            if option is not types.NoneType and _fits(option, value):
+                return _convert(option, value, key, where)
+    elif _fits(hint, value):
+        if dataclasses.is_dataclass(hint):
+            return build(hint, value, where, key + ".")
+        if origin is tuple:
+            items = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+            if len(items) == len(value):
+                pairs = enumerate(zip(items, value, strict=True))
+                return tuple(_convert(item, v, f"{key}[{i}]", where) for i, (item, v) in pairs)
+        else:
+            return float(value) if hint is float else value
+    raise InputError(f"{where}: {key!r} should be {_name(hint)}, not {value!r}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        return isinstance(value, (list, tuple))
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, Mapping)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not typing.get_origin(hint) else str(hint)
+
+
+def without_none(value: Any) -> Any:
+    """The value without the keys whose value is None, which TOML cannot say."""
+    if isinstance(value, Mapping):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    return [without_none(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _toml():
+    try:
+        return require("tomllib", extra="train")
+    except ImportError:  # Python 3.10
+        return require("tomli", extra="train")
