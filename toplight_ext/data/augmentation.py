@@ -1,8 +1,9 @@
-"""The paper's generic, colour and texture augmentations: their ranges and the drawing of their parameters.
+"""The paper's generic, colour and texture augmentations, and random erasing: their ranges.
 
-The paper names the nine operations; order, ranges and definitions are our choice. Pixels are 0..255 between all
-operations: each rounds and clamps to that range, once, at its end. A parameter is a function of (seed, step,
-position in the batch) alone; nothing random happens in the pipeline that applies it.
+The paper names its nine operations; order, ranges and definitions are our choice. Order: window and flip, deform;
+JPEG, defocus, sharpen; colour and grey; erasing. Pixels are 0..255 throughout: what looks at neighbours rounds and
+clamps to that range at its end, the one affine map of colour and grey clamps only. A parameter is a function of
+(seed, step, position in the batch) alone; nothing random happens in what applies it.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Colour(_Checked):
 
 @dataclass(frozen=True)
 class Texture(_Checked):
-    """JPEG compression, defocus, sharpen + grey, in this order.
+    """JPEG compression, defocus, sharpen, grey.
 
     jpeg_quality: range of the quality, 1 (worst) to 100.
     defocus_radius: range of the disc's radius in pixels of the network's input.
@@ -118,9 +119,34 @@ class Texture(_Checked):
 
 
 @dataclass(frozen=True)
+class Erasing(_Checked):
+    """Random erasing (Zhong et al., AAAI 2020, whose ranges are the defaults): a rectangle loses its content.
+
+    area: range of the rectangle's area as a part of the image's.
+    ratio: range of its height-to-width ratio, drawn on a log scale. A rectangle that the image cannot hold is drawn
+        again, ten times at most.
+    random_fill: each channel is filled with a random value of its own, after the channel random erasing of Ye et
+        al. (ICCV 2021), whose three values are constants; otherwise with the mean, which the network sees as 0.
+    """
+
+    probability: float = 0.5
+    area: tuple[float, float] = (0.02, 0.4)
+    ratio: tuple[float, float] = (0.3, 3.33)
+    random_fill: bool = False
+
+    _LIMITS: ClassVar = {
+        "probability": (0.0, 1.0),
+        "area": (0.0, 1.0),
+        "ratio": (0.01, 100.0),
+        "random_fill": (False, True),
+    }
+
+
+@dataclass(frozen=True)
 class Augmentation:
-    """What happens to one view of an image: always the generic part, then colour and texture where given."""
+    """What happens to one view of an image: always the generic part, the others where given."""
 
     generic: Generic = Generic()
     colour: Colour | None = None
     texture: Texture | None = None
+    erasing: Erasing | None = None

@@ -1,4 +1,4 @@
-"""From ranges to one set of operators per sample: windows, homographies, colour matrices, filter kernels.
+"""From ranges to one set of operators per sample: windows, homographies, filter kernels, colour matrices, boxes.
 
 Drawn factors and operators are kept apart, so that a test can apply the factors by another definition.
 """
@@ -9,16 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .augmentation import Augmentation, Colour, Generic, Texture
+from .augmentation import Augmentation, Colour, Erasing, Generic, Texture
 from .randomness import generator
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_GREY = np.tile(LUMA, (3, 1))
 MID_GREY = 127.5
 
 # Rows: luma, and the two chrominance axes of YIQ, in which hue is a rotation (FCC NTSC).
 _RGB_TO_YIQ = np.array([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
 # Smoothing filter of Pillow's ImageEnhance.Sharpness, whose factor is 1 + strength.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
+_ERASING_ATTEMPTS = 10
 
 
 class GenericFactors(NamedTuple):
@@ -43,13 +45,20 @@ class ColourFactors(NamedTuple):
 
 
 class TextureFactors(NamedTuple):
-    """Of B samples, applied in this order; radius 0 and strength 0 change nothing."""
+    """Of B samples, applied in this order, grey after the colour; radius 0 and strength 0 change nothing."""
 
     compress: np.ndarray  # (B,) bool
     quality: np.ndarray  # (B,) int32
     radius: np.ndarray  # (B,) pixels
     strength: np.ndarray  # (B,)
     gray: np.ndarray  # (B,) bool
+
+
+class ErasingFactors(NamedTuple):
+    """Of B samples."""
+
+    boxes: np.ndarray  # (B, 4) pixels: top, left, bottom, right, the last two excluded; all 0: nothing is erased
+    fill: np.ndarray  # (B, 3) grey levels
 
 
 def draw_generic(ranges: Generic, random: np.random.Generator, count: int) -> GenericFactors:
@@ -91,6 +100,20 @@ def draw_texture(ranges: Texture, random: np.random.Generator, count: int) -> Te
     )
 
 
+def draw_erasing(ranges: Erasing, random: np.random.Generator, count: int, size: tuple[int, int]) -> ErasingFactors:
+    """`size` is height and width in pixels."""
+    u, attempts = random.random((count, 6)), random.random((count, _ERASING_ATTEMPTS, 2))
+    area = _between(ranges.area, attempts[..., 0]) * size[0] * size[1]
+    ratio = np.exp(_between(np.log(ranges.ratio), attempts[..., 1]))
+    extents = np.rint(np.sqrt(np.stack([area * ratio, area / ratio], axis=-1))).astype(int)
+    fits = (extents < size).all(axis=2)
+    extent = extents[np.arange(count), fits.argmax(axis=1)]
+    start = (u[:, 1:3] * (np.array(size) - extent + 1)).astype(int)
+    chosen = (u[:, 0] < ranges.probability) & fits.any(axis=1)
+    boxes = np.concatenate([start, start + extent], axis=1)
+    return ErasingFactors(boxes=np.where(chosen[:, None], boxes, 0), fill=u[:, 3:] * 255)
+
+
 def homographies(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(B, 3, 3) maps from output to input positions that send each corner to its shifted place.
 
@@ -110,12 +133,20 @@ def homographies(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.concatenate([solution, np.ones((len(corners), 1))], axis=1).reshape(-1, 3, 3)
 
 
+def window_maps(start: np.ndarray, end: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(B, 3, 3) maps (x, y, 1) from output pixels, as in `homographies`, to parts of the image's width and height."""
+    maps = np.zeros((len(start), 3, 3))
+    maps[:, [0, 1], [0, 1]] = ((end - start) / size)[:, ::-1]
+    maps[:, :2, 2] = start[:, ::-1]
+    maps[:, 2, 2] = 1
+    return maps
+
+
 def colour_matrices(factors: ColourFactors) -> np.ndarray:
     """(B, 3, 4): jitter, channel shuffle and shift as one affine map of an (R, G, B) pixel in 0..255."""
     count = len(factors.hue)
     gain = factors.brightness * factors.contrast
-    grey = np.ones((3, 1)) * np.array(LUMA)
-    saturate = _scaled(factors.saturation, np.eye(3)) + _scaled(1 - factors.saturation, grey)
+    saturate = _scaled(factors.saturation, np.eye(3)) + _scaled(1 - factors.saturation, _GREY)
     angle = np.deg2rad(factors.hue)
     turn = np.tile(np.eye(3), (count, 1, 1))
     turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
@@ -126,6 +157,11 @@ def colour_matrices(factors: ColourFactors) -> np.ndarray:
     affine = np.take_along_axis(affine, factors.channels[:, :, None], axis=1)
     affine[:, :, 3] += factors.shift
     return affine
+
+
+def greyed(matrices: np.ndarray, gray: np.ndarray) -> np.ndarray:
+    """The affine maps (B, 3, 4), followed by the luma of their result in all three channels where `gray` is set."""
+    return np.where(gray[:, None, None], _GREY @ matrices, matrices)
 
 
 def filter_kernel(radius: float, strength: float) -> np.ndarray:
@@ -149,43 +185,51 @@ def defocus_kernel(radius: float) -> np.ndarray:
 
 
 def stream_fields(views: tuple[Augmentation | None, ...], share_geometry: bool) -> list[tuple[str, ...]]:
-    """Names of the operator arguments that each view needs, in a fixed order; view 0 has a shared geometry's."""
+    """Names of the arguments that each view's DALI operators need, in a fixed order; view 0 has a shared geometry's."""
     return [_view_fields(view, geometry=i == 0 or not share_geometry) for i, view in enumerate(views)]
 
 
 def _view_fields(view: Augmentation | None, geometry: bool) -> tuple[str, ...]:
     if view is None:
         return ()
-    names = ["start", "end"] if geometry else []
+    names = ["start", "end", "placement"] if geometry else []
     if geometry and view.generic.deform > 0:
-        names += ["deform", "homography"]
-    if view.colour is not None:
-        names += ["matrix"]
+        names += ["deform", "homography"]  # of a window that shrinks; in "placement" otherwise
     if view.texture is not None:
-        names += ["compress", "quality", "kernel", "gray"]
+        names += ["compress", "quality", "kernel"]
     return tuple(names)
 
 
 def view_arguments(
     view: Augmentation, count: int, size: tuple[int, int], seed: int, place: tuple[int, int, int]
 ) -> dict[str, np.ndarray | list[np.ndarray]]:
-    """Operator arguments of `count` samples, by name, at `place` = (step, stream, view)."""
+    """Operator arguments of `count` samples, by name, at `place` = (step, stream, view).
+
+    Those that `stream_fields` names are for DALI, "matrix", "boxes" and "fill" for `pixelwise.finish`.
+    """
     generic = draw_generic(view.generic, generator(seed, "generic", *place), count)
     start, end = generic.start.copy(), generic.end.copy()
     # A window whose end lies before its start is read backwards: that is the flip.
     start[generic.flip, 1], end[generic.flip, 1] = generic.end[generic.flip, 1], generic.start[generic.flip, 1]
-    arguments = {"start": start, "end": end}
+    arguments = {"start": start, "end": end, "placement": window_maps(start, end, size)}
     if view.generic.deform > 0:
-        arguments |= {"deform": generic.deform, "homography": homographies(generic.corners, size)}
+        moved = homographies(generic.corners, size)
+        arguments |= {"deform": generic.deform, "homography": moved}
+        arguments["placement"] @= np.where(generic.deform[:, None, None], moved, np.eye(3))
     if view.colour is not None:
-        colour = draw_colour(view.colour, generator(seed, "colour", *place), count)
-        arguments["matrix"] = colour_matrices(colour)
+        arguments["matrix"] = colour_matrices(draw_colour(view.colour, generator(seed, "colour", *place), count))
     if view.texture is not None:
         texture = draw_texture(view.texture, generator(seed, "texture", *place), count)
-        arguments |= {"compress": texture.compress, "quality": texture.quality, "gray": texture.gray}
+        arguments |= {"compress": texture.compress, "quality": texture.quality}
         arguments["kernel"] = [
             filter_kernel(r, s).astype(np.float32) for r, s in zip(texture.radius, texture.strength, strict=True)
         ]
+        arguments["matrix"] = greyed(arguments.get("matrix", np.tile(np.eye(3, 4), (count, 1, 1))), texture.gray)
+    if view.erasing is not None:
+        erasing = draw_erasing(view.erasing, generator(seed, "erasing", *place), count, size)
+        arguments["boxes"] = erasing.boxes
+        if view.erasing.random_fill:
+            arguments["fill"] = erasing.fill
     return {name: np.float32(value) if _is_float(value) else value for name, value in arguments.items()}
 
 
