@@ -58,6 +58,7 @@ def test_identity_with_few_images_repeats_each_of_them_evenly():
     samples = make_samples({1: 2, 2: 9}, {1: 9, 2: 9})
     sampler = CrossModalitySampler(samples, identities=2, images_per_identity=5, seed=0)
     assert sampler.repeating == 1
+    assert "an epoch is 2 steps of 2 identities x 5 images per modality; 1 of 2 identities" in sampler.describe()
     visible, _ = sampler.batch(0)
     counts = np.bincount([i for i in visible if samples[i].identity == 1])
     assert sorted(counts[counts > 0]) == [2, 3]
@@ -67,6 +68,7 @@ def test_unpaired_identities_are_named_and_never_drawn():
     samples = make_samples({"a": 2, "b": 2, "c": 2}, {"b": 2, "c": 2, "d": 2})
     sampler = CrossModalitySampler(samples, identities=2, images_per_identity=2, seed=0)
     assert sampler.unpaired == ["a", "d"]
+    assert sampler.describe().endswith("per modality; 2 identities lack a modality and are never drawn")
     assert {i for step in range(20) for i in identities(samples, sampler.batch(step)[0])} == {"b", "c"}
     with pytest.raises(InputError, match=r"3 identities x 2 images.*2 identities have both.*2 have one modality"):
         CrossModalitySampler(samples, identities=3, images_per_identity=2, seed=0)
@@ -85,10 +87,29 @@ def test_batches_depend_on_seed_and_step_alone():
         assert not np.array_equal(np.concatenate([make(4).batch(0)], axis=None), forward[0])
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_processes_divide_a_batch_among_themselves(world):
+    """Whole identities, every one of them once, in order, none with two more than another."""
+    samples = make_samples({i: 4 for i in range(30)}, {i: 4 for i in range(30)})
+    pairs, single = CrossModalitySampler(samples, 7, 3, seed=0), ShuffledSampler(samples, 7, seed=0)
+    visible, _ = pairs.batch(5)
+    parts = [visible[pairs.rows(rank, world)] for rank in range(world)]
+    assert np.array_equal(np.concatenate(parts), visible)
+    assert all(len(part) == 3 * len(set(identities(samples, part))) for part in parts)
+    images = [single.batch(0)[single.rows(rank, world)] for rank in range(world)]
+    for lengths in ([len(part) // 3 for part in parts], [len(part) for part in images]):
+        assert sum(lengths) == 7 and max(lengths) - min(lengths) <= 1
+    with pytest.raises(InputError, match="7 identities cannot be divided among 8 processes"):
+        pairs.rows(0, 8)
+    with pytest.raises(InputError, match="7 images cannot be divided among 8"):
+        single.rows(0, 8)
+
+
 def test_shuffled_epochs_are_permutations():
     samples = make_samples({i: 1 for i in range(23)}, {})
     sampler = ShuffledSampler(samples, batch_size=5, seed=0)
     assert sampler.steps_per_epoch == 4
+    assert sampler.describe() == "an epoch is 4 steps of 5 images; 3 others are left out"
     epochs = [np.concatenate([sampler.batch(4 * e + s) for s in range(4)]) for e in range(3)]
     assert all(len(set(epoch)) == 20 for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])

@@ -16,7 +16,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary_name(path, os.getpid()))
     try:
         yield temporary
         _flush(temporary)
@@ -26,10 +26,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def abandoned(path: Path) -> list[Path]:
+    """Temporary files that lie beside `path`: of processes that are in `replacing`, or that were killed in it."""
+    return list(path.parent.glob(_temporary_name(path, "*")))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _temporary_name(path: Path, process: int | str) -> str:
+    return f".{path.name}.{process}.tmp"
 
 
 def _flush(path: Path) -> None:

@@ -1,24 +1,28 @@
-"""`toplight train`, `resume`, `soup` and `report`."""
+"""`toplight train`, `resume`, `ablate`, `soup` and `report`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .options import AddCommand, add_json, print_json
+from .options import AddCommand, add_changes, add_json, add_recipe, print_json
 
 
 def add_commands(command: AddCommand) -> None:
     train = command("train", _train, "Train what a recipe describes.")
-    train.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of an installed recipe")
+    add_recipe(train)
     train.add_argument("--out", type=Path, help="folder of the run, new or empty (default: runs/NAME)")
-    train.add_argument(
-        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="change one key"
-    )
     add_json(train)
 
     resume = command("resume", _resume, "Continue a run that was stopped.")
     resume.add_argument("folder", metavar="DIR", type=Path)
     add_json(resume)
+
+    ablate = command("ablate", _ablate, "Train the rows of a table with several seeds; what is there already is kept.")
+    ablate.add_argument("table", metavar="TABLE", help="as table3, or a folder of recipes")
+    ablate.add_argument("--out", type=Path, help="holds a run per row and seed (default: runs/TABLE)")
+    ablate.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1")
+    add_changes(ablate)
+    add_json(ablate)
 
     soup = command("soup", _soup, "Average weights uniformly, and the two paths of TOP weights with them.")
     soup.add_argument("weights", metavar="WEIGHTS", nargs="+", type=Path, help="as written by `toplight train`")
@@ -32,7 +36,7 @@ def add_commands(command: AddCommand) -> None:
 def _train(options) -> int:
     from .. import training
 
-    recipe = training.load_recipe(options.recipe, options.overrides)
+    recipe = training.load_recipe(options.recipe, options.overrides, options.base)
     return _finish_run(training.start(recipe, options.out or Path("runs") / recipe.name), options.json)
 
 
@@ -42,9 +46,23 @@ def _resume(options) -> int:
     return _finish_run(training.resume(options.folder), options.json)
 
 
+def _ablate(options) -> int:
+    from .. import training
+
+    out = options.out or Path("runs") / Path(options.table).name
+    rows = training.ablate(options.table, out, options.base, options.overrides, options.seeds)
+    if options.json:
+        print_json({"table": str(out / "table.md"), "rows": [row._asdict() for row in rows]})
+    else:
+        print(training.ablation_table(rows))
+    return 0
+
+
 def _finish_run(run, as_json: bool) -> int:
     from .. import report
 
+    if not run.writes:
+        return 0  # of several processes the first one reports
     page = report.write_report([run.folder])
     if as_json:
         print_json({**run.results[-1], "run": str(run.folder), "report": str(page)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -15,10 +15,14 @@ from ..extras import require
 from .augmentation import Augmentation
 from .header import read_image
 from .parameters import stream_fields, view_arguments
+from .pixelwise import finish
 from .samples import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Arguments of `ImagePipeline` for images in 0..255, not normalised.
+GREY_LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,38 @@ class Stream:
     indices: step -> (B,) positions in `samples`; every stream of a pipeline gives equally many.
     views: each decoded image is shown once per entry, augmented by it; None is the whole image, resized.
     share_geometry: all views get view 0's window, deformation and flip.
+    rows: the part of every batch that this process takes, where several divide it among themselves. The random
+        parameters belong to positions of the whole batch, so the parts together are what one process would see.
+    images: the samples' images, decoded already, uint8 (N, H, W, 3), as `cached_images` gives them; None reads the
+        files anew for every batch.
 
     Raises:
         InputError: the geometry is to be shared by views of different generic ranges.
+        ValueError: `images` are not those of the samples.
     """
 
     samples: Sequence[Sample]
     indices: Callable[[int], np.ndarray]
     views: tuple[Augmentation | None, ...]
     share_geometry: bool = False
+    rows: slice = field(default_factory=lambda: slice(None))
+    images: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.share_geometry and len({view and view.generic for view in self.views}) > 1:
             raise InputError("share_geometry: the views have different generic ranges; make them equal")
+        if self.images is not None and (self.images.ndim, len(self.images)) != (4, len(self.samples)):
+            raise ValueError(f"images of shape {self.images.shape} for {len(self.samples)} samples")
+
+    @property
+    def decoded_size(self) -> tuple[int, int] | None:
+        """Height and width of `images`."""
+        return None if self.images is None else self.images.shape[1:3]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images[stream][view] is float32 (B, 3, H, W), normalised; indices[stream] is (B,)."""
+    """images[stream][view] is float32 (B, 3, H, W), normalised; indices[stream] is (B,); both of `Stream.rows`."""
 
     images: tuple[tuple[torch.Tensor, ...], ...]
     indices: tuple[np.ndarray, ...]
@@ -116,10 +134,8 @@ class ImagePipeline:
         feed = _Feed(self._streams, self._size, self._seed, self._first, self._end)
         pipeline = graph.build_pipeline(
             feed,
-            [(stream.views, stream.share_geometry) for stream in self._streams],
+            [(stream.views, stream.share_geometry, stream.decoded_size) for stream in self._streams],
             self._size,
-            self._mean,
-            self._std,
             batch_size=feed.batch_size,
             gpu=torch.cuda.current_device() if self._gpu else None,
             threads=self._threads,
@@ -128,20 +144,27 @@ class ImagePipeline:
             outputs, failure = _run(pipeline)
             if outputs is None:
                 break
-            images = iter([_to_torch(output, self._gpu) for output in outputs])
-            yield Batch(
-                images=tuple(tuple(next(images) for _ in stream.views) for stream in self._streams),
-                indices=feed.indices.pop(step),
-            )
+            yield Batch(images=self._finished(step, iter(outputs), feed.arguments), indices=feed.indices.pop(step))
         else:
             return
         del pipeline, outputs  # whoever keeps the error keeps this frame, and would keep DALI's threads with it
         raise feed.error if failure is None else self._explained(failure, feed.indices[step])
 
+    def _finished(self, step: int, outputs: Iterator, arguments: dict) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """DALI's outputs, one per view in order, with what is left to do to them."""
+        return tuple(
+            tuple(
+                finish(_to_torch(next(outputs), self._gpu), arguments.pop((step, i, j)), self._mean, self._std)
+                for j in range(len(stream.views))
+            )
+            for i, stream in enumerate(self._streams)
+        )
+
     def _explained(self, failure: RuntimeError, indices: tuple[np.ndarray, ...]) -> Exception:
         """DALI does not say which image of a batch it could not decode. If it was not that: DALI's own error."""
         for stream, rows in zip(self._streams, indices, strict=True):
-            for path in undecodable([stream.samples[i].path for i in rows], self._threads):
+            paths = [stream.samples[i].path for i in rows] if stream.images is None else []
+            for path in undecodable(paths, self._threads):
                 error = InputError(f"{path}: the image cannot be decoded; replace it or drop it from the list")
                 error.__cause__ = failure
                 return error
@@ -158,36 +181,43 @@ class _Feed:
     def __init__(self, streams: tuple[Stream, ...], size: tuple[int, int], seed: int, first: int, end: int):
         self._streams, self._size, self._seed, self._first, self._end = streams, size, seed, first, end
         self.indices: dict[int, tuple[np.ndarray, ...]] = {}
+        self.arguments: dict[tuple[int, int, int], dict] = {}  # (step, stream, view) -> `view_arguments`
         self.error: Exception | None = None
-        self.batch_size = len(self._draw(first)[0])
+        self.batch_size = len(self._draw(first)[0][0])
 
     def __call__(self, call: int) -> tuple:
         step = self._first + call
         if step >= self._end or self.error is not None:
             raise StopIteration
         try:
-            indices = self.indices[step] = self._draw(step)
-            return tuple(part for i in range(len(indices)) for part in self._parts(step, i, indices[i]))
+            self.indices[step], lengths = self._draw(step)
+            return tuple(part for number in range(len(lengths)) for part in self._parts(step, number, lengths[number]))
         except InputError as error:
             self.error = InputError(*error.args)  # without a traceback, which would hold DALI's frames and threads
         except Exception as error:
             self.error = error
         raise StopIteration
 
-    def _draw(self, step: int) -> tuple[np.ndarray, ...]:
-        indices = tuple(stream.indices(step) for stream in self._streams)
+    def _draw(self, step: int) -> tuple[tuple[np.ndarray, ...], list[int]]:
+        """Per stream: the indices of this process's rows, and the length of the whole batch."""
+        batches = [stream.indices(step) for stream in self._streams]
+        indices = tuple(batch[stream.rows] for stream, batch in zip(self._streams, batches, strict=True))
         if len({len(rows) for rows in indices}) > 1:
             raise ValueError(f"the streams give batches of different length: {[len(rows) for rows in indices]}")
-        return indices
+        return indices, [len(batch) for batch in batches]
 
-    def _parts(self, step: int, number: int, rows: np.ndarray) -> Iterator:
-        stream = self._streams[number]
-        yield [_encoded(stream.samples[i].path) for i in rows]
+    def _parts(self, step: int, number: int, length: int) -> Iterator:
+        stream, rows = self._streams[number], self.indices[step][number]
+        if stream.images is None:
+            yield [_encoded(stream.samples[i].path) for i in rows]
+        else:
+            yield [stream.images[i] for i in rows]
         fields = stream_fields(stream.views, stream.share_geometry)
         for position, (view, names) in enumerate(zip(stream.views, fields, strict=True)):
-            if names:
-                arguments = view_arguments(view, len(rows), self._size, self._seed, (step, number, position))
-                yield from (arguments[name] for name in names)
+            place = (step, number, position)
+            whole = {} if view is None else view_arguments(view, length, self._size, self._seed, place)
+            arguments = self.arguments[place] = {name: value[stream.rows] for name, value in whole.items()}
+            yield from (arguments[name] for name in names)
 
 
 def undecodable(paths: Sequence[Path], threads: int = 2, batch_size: int = 16) -> list[Path]:

@@ -71,6 +71,25 @@ class CrossModalitySampler:
         ]
         return np.concatenate(pick[0]), np.concatenate(pick[1])
 
+    def rows(self, rank: int, world: int) -> slice:
+        """The part of every batch that process `rank` of `world` takes: all K images of its identities.
+
+        Raises:
+            InputError: there are more processes than identities in a batch.
+        """
+        part = _share(self._identities, rank, world, "identities")
+        return slice(part.start * self._images, part.stop * self._images)
+
+    def describe(self) -> str:
+        """An epoch in one sentence, with what is repeated and what is left out."""
+        said = f"an epoch is {self.steps_per_epoch} steps of {self._identities} identities x {self._images} images "
+        said += "per modality"
+        if self.repeating:
+            said += f"; {self.repeating} of {len(self._visible)} identities have fewer images and repeat them"
+        if self.unpaired:
+            said += f"; {len(self.unpaired)} identities lack a modality and are never drawn"
+        return said
+
 
 class ShuffledSampler:
     """Every sample once per epoch in random order; the last, incomplete batch of an epoch is left out.
@@ -91,6 +110,20 @@ class ShuffledSampler:
         order = permutation(self._seed, _ORDER, epoch, self._count)
         return order[place * self._batch_size :][: self._batch_size]
 
+    def rows(self, rank: int, world: int) -> slice:
+        """The part of every batch that process `rank` of `world` takes.
+
+        Raises:
+            InputError: there are more processes than images in a batch.
+        """
+        return _share(self._batch_size, rank, world, "images")
+
+    def describe(self) -> str:
+        """An epoch in one sentence, with what is left out."""
+        left = self._count % self._batch_size
+        said = f"an epoch is {self.steps_per_epoch} steps of {self._batch_size} images"
+        return f"{said}; {left} others are left out" if left else said
+
 
 class SequentialSampler:
     """Every sample once, in order; the last batch may be short. For evaluation."""
@@ -104,3 +137,13 @@ class SequentialSampler:
     def batch(self, step: int) -> np.ndarray:
         """Indices of the batch, (batch_size,) or fewer."""
         return np.arange(step * self._batch_size, min((step + 1) * self._batch_size, self._count))
+
+
+def _share(count: int, rank: int, world: int, what: str) -> slice:
+    """One of `world` contiguous parts of a batch, whose sizes differ by one at most."""
+    if world > count:
+        raise InputError(
+            f"a batch of {count} {what} cannot be divided among {world} processes: some would get none; "
+            "start fewer processes or enlarge the batch"
+        )
+    return slice(count * rank // world, count * (rank + 1) // world)

@@ -19,7 +19,7 @@ _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 64_000_000
 
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
-_INK, _MUTED, _GREY = "#1f2328", "#59636e", "#e4e7eb"
+INK, MUTED, _GREY = "#1f2328", "#59636e", "#e4e7eb"
 
 
 def thumbnail(path: str, width: int, height: int):
@@ -88,6 +88,11 @@ def ranked_picture(ranked: dict, out: Path, rows: int = 5) -> Path:
     shown = right + wrong
     if not shown:
         raise InputError("no ranked list to draw: 'queries' holds none whose gallery images say if they are correct")
+    return draw_lists(shown, out)
+
+
+def draw_lists(shown: Sequence[Query], out: Path) -> Path:
+    """Draw these ranked lists, one a row, as a PNG; framed are those images that say if they are correct."""
     sheet = _Sheet(shown)
     for position, query in enumerate(shown):
         sheet.draw_row(position, query)
@@ -105,7 +110,7 @@ class _Sheet:
         self.pillow, self.draws, self.fits = (
             require(f"PIL.{name}", extra="train") for name in ("Image", "ImageDraw", "ImageOps")
         )
-        self.font, self.bold = _font("DejaVuSans.ttf", 14), _font("DejaVuSans-Bold.ttf", 14)
+        self.font, self.bold = font("DejaVuSans.ttf", 14), font("DejaVuSans-Bold.ttf", 14)
         pictures = (picture for query in shown for picture in (query.picture, *query.gallery[:10]))
         self.found = thumbnails(pictures, 4 * self.width, 4 * self.width)
         self.height = round(self.width / aspect(self.found.values()))
@@ -137,27 +142,27 @@ class _Sheet:
 
     def _draw_head_and_foot(self) -> None:
         y = self.head - 12
-        self._text(self.left(-1) + self.width // 2, y, "Query", self.bold, _INK, "ms")
+        self._text(self.left(-1) + self.width // 2, y, "Query", self.bold, INK, "ms")
         for column in range(self.columns):
-            self._text(self.left(column) + self.width // 2, y, str(column + 1), self.bold, _INK, "ms")
+            self._text(self.left(column) + self.width // 2, y, str(column + 1), self.bold, INK, "ms")
         y = self.image.height - 22
         x = self.left(0)
         for correct, words in ((True, "same identity"), (False, "another identity")):
             self._mark(x + 8, y - 5, correct)
-            self._text(x + 22, y, words, self.font, _INK, "ls")
+            self._text(x + 22, y, words, self.font, INK, "ls")
             x += 40 + round(self.font.getlength(words))
-        self._text(x, y, "below: distance to the query", self.font, _MUTED, "ls")
+        self._text(x, y, "below: distance to the query", self.font, MUTED, "ls")
 
     def _draw_picture(self, x: int, y: int, picture: Picture, caption: str) -> None:
         found = self.found[picture.path]
         if isinstance(found, str):
             self.canvas.rectangle((x, y, x + self.width - 1, y + self.height - 1), fill=_GREY)
             name = plain(Path(picture.path).name, 12)
-            self._text(x + self.width // 2, y + self.height // 2, name, self.font, _MUTED, "mm")
+            self._text(x + self.width // 2, y + self.height // 2, name, self.font, MUTED, "mm")
         else:
             fitted = self.fits.pad(found, (self.width, self.height), self.pillow.Resampling.LANCZOS, _GREY)
             self.image.paste(fitted, (x, y))
-        self._text(x + self.width // 2, y + self.height + 20, caption, self.font, _MUTED, "ms")
+        self._text(x + self.width // 2, y + self.height + 20, caption, self.font, MUTED, "ms")
 
     def _frame(self, x: int, y: int, correct: bool) -> None:
         box = (x - 1, y - 1, x + self.width, y + self.height)
@@ -179,7 +184,7 @@ class _Sheet:
         self.canvas.text((x, y), text, font=font, fill=colour, anchor=anchor)
 
 
-def _font(name: str, size: int):
+def font(name: str, size: int):
     """A font that matplotlib ships: the same picture on every machine, and letters of many scripts."""
     folder = Path(require("matplotlib", extra="train").get_data_path()) / "fonts" / "ttf"
     return require("PIL.ImageFont", extra="train").truetype(str(folder / name), size)
