@@ -31,7 +31,7 @@ from toplight_ext.errors import InputError
 
 ImageOps = pytest.importorskip("PIL.ImageOps")
 
-FULL = Augmentation(Generic(pad=0.1), Colour(), Texture(), Erasing())
+FULL = Augmentation(Generic(pad=0.1), Texture(), Colour(), Erasing())
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_last_batch_is_short_and_the_pipeline_can_be_iterated_again(samples):
 
 def test_views_share_geometry_on_request(samples):
     generic = Generic(pad=0.1)
-    colour, texture = Augmentation(generic, Colour()), Augmentation(generic, texture=Texture())
+    colour, texture = Augmentation(generic, colour=Colour()), Augmentation(generic, texture=Texture())
     views = (colour, texture, Augmentation(generic))
 
     def images(shared):

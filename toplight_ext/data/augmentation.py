@@ -144,9 +144,12 @@ class Erasing(_Checked):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to one view of an image: always the generic part, the others where given."""
+    """What happens to one view of an image, in this order: always the generic part, the others where given.
+
+    Where there is colour too, the grey of the texture comes after it.
+    """
 
     generic: Generic = Generic()
-    colour: Colour | None = None
     texture: Texture | None = None
+    colour: Colour | None = None
     erasing: Erasing | None = None
