@@ -52,7 +52,7 @@ def shows(picture: np.ndarray, image: np.ndarray) -> bool:
 def test_shows_files_and_the_first_batch_of_training(samples, tmp_path, share_geometry):
     sampler = CrossModalitySampler(samples, 3, 2, seed=SEED)
     texture = Texture(gray_probability=1.0)
-    paths = (Augmentation(Generic(), Colour()), Augmentation(Generic(), texture=texture))
+    paths = (Augmentation(colour=Colour()), Augmentation(Generic(), texture=texture))
     streams = (
         Stream(samples, lambda step: sampler.batch(step)[0], paths, share_geometry),
         Stream(samples, lambda step: sampler.batch(step)[1], (Augmentation(),)),
