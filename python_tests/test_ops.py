@@ -25,12 +25,10 @@ from op_cases import (
 )
 
 from toplight_ext import ops
+from toplight_ext.op_cases import TOLERANCE, draw_gradients, error, errors, run
+from toplight_ext.op_cases import results as compare
 
 every_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES.keys())
-
-# Error in norm against float64, relative.
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
-
 
 def targets() -> list[tuple[str, str]]:
     """The kernels that can run here, as (device, backend)."""
@@ -50,54 +48,18 @@ def device(request) -> Iterator[str]:
     torch.use_deterministic_algorithms(False)
 
 
-def run(module, case, sample, inputs, gradients=None):
-    """Outputs, and gradients of the inputs for `gradients` of the outputs, both as tuples."""
-    outputs = case.outputs(module, inputs, sample)
-    gradients = gradients if gradients is not None else [torch.ones_like(y) for y in outputs]
-    return outputs, torch.autograd.grad(outputs, inputs, gradients)
-
-
-def draw_gradients(case, sample, dtype, device, seed=1):
-    """One gradient per output."""
-    outputs = case.outputs(ops.reference, case.inputs(sample), sample)
-    generator = torch.Generator().manual_seed(seed)
-    return [draw(tuple(y.shape), generator).to(device, dtype) for y in outputs]
-
-
-def error(given, expected):
-    """Norm of the difference, relative to that of `expected`; inputs are of order 1, so less than 0.1 has cancelled."""
-    given, expected = given.double().cpu(), expected.double().cpu()
-    return ((given - expected).norm() / expected.norm().clamp(min=0.1)).item()
-
-
 def results(case, sample, device, dtype, layout, gradient_layout, seed=0):
-    """Outputs and input gradients of the op, of the reference in the same dtype, and of the reference in float64."""
+    """The package's, of the right types, or a skip where the backend cannot run the op."""
     skip_without_kernel(case, device)
-    inputs = leaves(case.inputs(sample, dtype, seed, device), layout)
-    gradients = draw_gradients(case, sample, dtype, device, seed + 1)
-    gradients = [lay_out(g, gradient_layout) for g in gradients]
-    exact = [x.detach().double().requires_grad_() for x in inputs]
-    given = run(ops, case, sample, inputs, gradients)
-    eager = run(ops.reference, case, sample, inputs, gradients)
-    expected = run(ops.reference, case, sample, exact, [g.double() for g in gradients])
+    given, eager, expected = compare(case, sample, device, dtype, layout, gradient_layout, seed)
     for y, y64 in zip(sum(given, ()), sum(expected, ()), strict=True):
         assert y.dtype == dtype and y.shape == y64.shape
     return given, eager, expected
 
 
 def assert_exact(results, dtype):
-    """The outputs, and the gradients of a call together, within the tolerance or twice the error of the reference in
-    the same dtype. A gradient of few values can cancel: by itself it may err a hundredfold."""
-
-    def check(tolerance, given, eager, expected):
-        assert error(given, expected) <= max(tolerance, 2 * error(eager, expected))
-
-    outputs, gradients = (list(zip(*tensors, strict=True)) for tensors in zip(*results, strict=True))
-    for tensors in outputs:
-        check(TOLERANCE[dtype], *tensors)
-    check(TOLERANCE[dtype], *(torch.cat([g.flatten() for g in part]) for part in zip(*gradients, strict=True)))
-    for tensors in gradients:
-        check(100 * TOLERANCE[dtype], *tensors)
+    for found, allowed in errors(results, dtype):
+        assert found <= allowed
 
 
 @every_sample

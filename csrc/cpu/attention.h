@@ -22,15 +22,19 @@ template <typename T>
 class Attention {
  public:
   Attention(const AttentionArguments& arguments, int64_t channels)
-      : arguments_(arguments), channels_(channels), half_(channels / (2 * arguments.groups)), spread_(7 * channels) {
-    for (size_t i = 0; i < 6; ++i) {
-      const T* values = arguments.parameters[i].template const_data_ptr<T>();
-      for (int64_t first = 0; first < channels; first += half_) {
-        std::copy_n(values, half_, spread_ + i * channels + first);
+      : arguments_(arguments),
+        channels_(channels),
+        group_(channels / arguments.groups),
+        length_(group_ + Pack<T>::kLanes),
+        spread_(7 * length_) {
+    const int64_t half = group_ / 2;
+    for (int64_t first = 0; first < length_; first += half) {
+      const int64_t count = std::min(half, length_ - first);
+      for (size_t i = 0; i < 6; ++i) {
+        const T* values = arguments.parameters[i].template const_data_ptr<T>();
+        std::copy_n(values, count, spread_ + i * length_ + first);
       }
-    }
-    for (int64_t first = 0; first < channels; first += half_) {
-      std::fill_n(spread_ + 6 * channels + first, half_, T(first / half_ % 2));
+      std::fill_n(spread_ + 6 * length_ + first, count, T(first / half % 2));
     }
   }
 
@@ -42,9 +46,9 @@ class Attention {
   }
 
   LaneParameters<T> parameters(const Lanes& lanes) const {
-    const bool any_spatial = lanes.first % (2 * half_) + lanes.end > half_;
-    return {
-        of(0, lanes), of(1, lanes), of(2, lanes), of(3, lanes), of(4, lanes), of(5, lanes), of(6, lanes), any_spatial};
+    const int64_t within = lanes.first % group_;
+    const auto of = [&](int64_t i) { return Pack<T>::load(spread_ + i * length_ + within); };
+    return {of(0), of(1), of(2), of(3), of(4), of(5), of(6), within + lanes.end > group_ / 2};
   }
 
   // Where the channels of bundles stand in the output.
@@ -57,21 +61,10 @@ class Attention {
   }
 
  private:
-  Pack<T> of(int64_t i, const Lanes& lanes) const {
-    const T* values = spread_ + i * channels_;
-    if (lanes.count() == Pack<T>::kLanes) {
-      return Pack<T>::load(values + lanes.first);
-    }
-    T gathered[Pack<T>::kLanes];
-    for (int64_t lane = 0; lane < Pack<T>::kLanes; ++lane) {
-      gathered[lane] = values[lanes.channel(lane)];
-    }
-    return Pack<T>::load(gathered);
-  }
-
   const AttentionArguments& arguments_;
-  int64_t channels_, half_;
-  Buffer<T> spread_;  // the parameters, channel by channel
+  int64_t channels_, group_;
+  int64_t length_;  // a group, and what a bundle that begins in it can reach beyond
+  Buffer<T> spread_;  // (7, length): the parameters of these channels, and whether they are in a spatial half
 };
 
 // Sums of kSums terms over positions, term(i, terms). Four at a time and in pieces, so that additions overlap and long
@@ -207,10 +200,10 @@ class AllPlaneSums {
       : batch_(batch), channels_(channels), weight_(batch * channels), bias_(batch * channels) {}
 
   void set(int64_t b, const Lanes& lanes, const PlaneSums<Pack<T>>& sums) {
+    const int64_t first = b * channels_ + lanes.first;
     for (int64_t lane = lanes.begin; lane < lanes.end; ++lane) {
-      const int64_t plane = b * channels_ + lanes.channel(lane);
-      weight_.get()[plane] = sums.weight.v[lane];
-      bias_.get()[plane] = sums.bias.v[lane];
+      weight_.get()[first + lane] = sums.weight.v[lane];
+      bias_.get()[first + lane] = sums.bias.v[lane];
     }
   }
 

@@ -81,6 +81,10 @@ class Blocks {
   int64_t count() const {
     return count_;
   }
+  // The image and the block after these: the next task of a thread.
+  std::pair<int64_t, int64_t> after(int64_t b, int64_t block) const {
+    return block + 1 < count_ ? std::pair(b, block + 1) : std::pair(b + 1, int64_t(0));
+  }
   // Most bundles of a block: the last one takes the remaining channels too.
   int64_t bundles() const {
     return (channels_ - (count_ - 1) * size_ + lanes_ - 1) / lanes_;

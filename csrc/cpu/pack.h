@@ -99,9 +99,6 @@ struct Pack {
   friend Pack operator/(Pack a, Pack b) {
     return Pack(a.v / b.v);
   }
-  friend Pack operator-(Pack a) {
-    return Pack(-a.v);
-  }
   Pack& operator+=(Pack other) {
     v += other.v;
     return *this;
@@ -136,11 +133,12 @@ struct Pack {
 #endif
     return each(a, [](T value) { return std::sqrt(value); });
   }
-  friend Pack exp(Pack a) {
+  // 1 / (1 + exp(-a)), to which plane.h's is equal but for rounding.
+  friend Pack sigmoid(Pack a) {
     if constexpr (std::is_same_v<T, float>) {
-      return fast_exp(a);
+      return reciprocal(Pack(1.0f) + power_of_two(a * -1.44269504f));
     } else {
-      return each(a, [](T value) { return std::exp(value); });
+      return each(a, [](T value) { return T(1) / (T(1) + std::exp(-value)); });
     }
   }
 
@@ -155,33 +153,39 @@ struct Pack {
     return load(values);
   }
 
-  // exp of floats without calls and branches, within 2 ulp. Arguments are clamped to where the result is a normal
-  // number, which the sigmoid cannot tell from 0 or infinity.
-  // exp(a) = 2^n * exp(r) with n = round(a / ln 2) and |r| <= ln(2) / 2; ln 2 is split into two so that n * ln 2 loses
-  // no digits (Cody and Waite), and exp(r) is its Taylor polynomial, whose next term is below half an ulp.
-  static Pack fast_exp(Pack a) {
+  // 2^a of floats without calls and branches, within 2 ulp, as 2^n * 2^r with n the nearest whole number. 2^r for
+  // |r| <= 1/2 is the polynomial with the least relative error there, 2e-9.
+  static Pack power_of_two(Pack a) {
+#if defined(__AVX512F__)
+    // Below infinity, of which reciprocal would make NaN; NaN stays NaN. What is too small becomes 0.
+    a = Pack((Vector)_mm512_min_ps(_mm512_set1_ps(126.0f), (__m512)a.v));
+    const Pack r((Vector)_mm512_reduce_ps((__m512)a.v, _MM_FROUND_TO_NEAREST_INT));  // 0 for infinity
+    const Pack n = a - r;
+    return Pack((Vector)_mm512_scalef_ps((__m512)two_to_the_fraction(r).v, (__m512)n.v));
+#else
     typedef int32_t Bits __attribute__((vector_size(kPackBytes)));
-    constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the rounded integer in the low mantissa bits
-    a = clamp(a, -87.0f, 88.0f);
-    const Pack shifted = a * kLog2E + kRound;
-    const Pack n = shifted - kRound;
-    const Pack r = (a - n * kLn2High) - n * kLn2Low;
-    Pack polynomial = r * (1.0f / 5040) + 1.0f / 720;
-    polynomial = polynomial * r + 1.0f / 120;
-    polynomial = polynomial * r + 1.0f / 24;
-    polynomial = polynomial * r + 1.0f / 6;
-    polynomial = polynomial * r + 0.5f;
-    polynomial = polynomial * r + 1.0f;
-    polynomial = polynomial * r + 1.0f;
-    return Pack((Vector)((Bits)polynomial.v + ((Bits)shifted.v << 23)));  // times 2^n: n more in the exponent field
+    // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits of the mantissa.
+    constexpr float kRound = 12582912.0f;
+    a = clamp(a, -126.0f, 126.0f);  // to a normal number, which the sigmoid cannot tell from 0 or infinity
+    const Pack shifted = a + kRound;
+    const Pack r = a - (shifted - kRound);
+    return Pack((Vector)((Bits)two_to_the_fraction(r).v + ((Bits)shifted.v << 23)));  // n more in the exponent field
+#endif
   }
 
+  static Pack two_to_the_fraction(Pack r) {
+    Pack polynomial = r * 1.53457542e-4f + 1.33999973e-3f;
+    polynomial = polynomial * r + 9.61849000e-3f;
+    polynomial = polynomial * r + 5.55032864e-2f;
+    polynomial = polynomial * r + 2.40226462e-1f;
+    polynomial = polynomial * r + 6.93147182e-1f;
+    return polynomial * r + 1.0f;
+  }
+
+#if !defined(__AVX512F__)
   // NaN stays NaN.
   static Pack clamp(Pack a, float least, float most) {
-#if defined(__AVX512F__)
-    return Pack((Vector)_mm512_min_ps(_mm512_set1_ps(most), _mm512_max_ps(_mm512_set1_ps(least), (__m512)a.v)));
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
     return Pack((Vector)_mm256_min_ps(_mm256_set1_ps(most), _mm256_max_ps(_mm256_set1_ps(least), (__m256)a.v)));
 #else
     a.v = a.v < least ? Pack(least).v : a.v;
@@ -189,6 +193,7 @@ struct Pack {
     return a;
 #endif
   }
+#endif
 };
 
 }  // namespace toplight::cpu

@@ -45,30 +45,79 @@ def register_fake(op: str) -> Callable:
     return torch.library.register_fake(f"toplight_ext::{op}")
 
 
-def register_autograd(op: str, backward: Callable, setup_context: Callable) -> None:
-    """Give the op its gradient, and its backward op, named so, the news that it has none."""
+def register_autograd(op: str, backward: Callable, setup_context: Callable) -> Callable:
+    """Give the op its gradient; return the function that calls it, with all its arguments by position.
+
+    What torch.library registers is for whatever traces. Its Python takes 20 us a call, as long as a small kernel, so
+    eager mode goes through an autograd.Function made of the same two functions, which takes 3.
+    """
     if not _library.cpu.loaded:
-        return
+        return _missing
     torch.library.register_autograd(f"toplight_ext::{op}", backward, setup_context=setup_context)
-    refuse_double_backward(f"{op}_backward")
+    call = _without_gradient(op)
+
+    def forward(ctx, *inputs):  # in which autograd is off
+        output = call(*inputs)
+        setup_context(ctx, inputs, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    apply = type(op, (torch.autograd.Function,), members).apply
+
+    def differentiable(*inputs):
+        return call(*inputs) if _is_traced() or not torch.is_grad_enabled() else apply(*inputs)
+
+    return differentiable
 
 
-def refuse_double_backward(op: str) -> None:
-    """Differentiating the backward op raises, where without this its result would pass for a constant."""
+def register_backward(op: str) -> Callable:
+    """Return the function that calls this op, the backward of another, with all its arguments by position.
+
+    Differentiating it raises, where without this its result would pass for a constant.
+    """
     if not _library.cpu.loaded:
-        return
+        return _missing
 
     def backward(ctx, *grads):
         raise NotImplementedError(f"toplight_ext::{op} has no gradient: double backward is not implemented")
 
     torch.library.register_autograd(f"toplight_ext::{op}", backward)
+    return _without_gradient(op)
+
+
+def _missing(*inputs):
+    """What stands for an op where there is no library; the public functions take the reference then."""
+    raise RuntimeError(_library.cpu.error)
+
+
+def _without_gradient(op: str) -> Callable:
+    """The function that calls the op, past what is registered for its gradient where none can be asked for."""
+    overload = getattr(torch.ops.toplight_ext, op).default
+
+    def call(*inputs):
+        if _is_traced() or torch.is_grad_enabled():
+            return overload(*inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*inputs)
+
+    return call
+
+
+def _is_traced() -> bool:
+    """Whether the torch op itself has to be seen, by a compiler, an exporter or a transform of torch.func."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def check_map(op: str, x: Tensor, name: str = "x") -> None:
-    if x.dim() != 4:
-        raise InputError(f"{op}: {name} must be (B, C, H, W), got a tensor of shape {tuple(x.shape)}")
+    shape = x.shape
+    if len(shape) != 4:
+        raise InputError(f"{op}: {name} must be (B, C, H, W), got a tensor of shape {tuple(shape)}")
     check_dtype(op, x, name)
-    check_extent(op, (x.shape[2], x.shape[3]))
+    check_extent(op, shape[2:])
 
 
 def check_dtype(op: str, x: Tensor, name: str) -> None:

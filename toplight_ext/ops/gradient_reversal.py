@@ -60,7 +60,7 @@ class _GradientReversal(_ReferenceReversal):
     @staticmethod
     def backward(ctx, grad):
         (lambd,) = ctx.saved_tensors
-        return torch.ops.toplight_ext.gradient_reversal_backward(grad, lambd), None
+        return _backward_op(grad, lambd), None
 
 
 @registration.register_fake("gradient_reversal_backward")
@@ -69,4 +69,4 @@ def _(grad, lambd):
     return registration.empty_map(grad, grad.shape, channels_last)
 
 
-registration.refuse_double_backward("gradient_reversal_backward")
+_backward_op = registration.register_backward("gradient_reversal_backward")

@@ -54,7 +54,7 @@ def shuffle_attention(
     parameters = check_parameters("shuffle_attention", x, x.shape[1], groups, given)
     if use_reference("shuffle_attention", x.device):
         return registration.run_reference(reference, x, *parameters, groups, eps, shuffle)
-    return torch.ops.toplight_ext.shuffle_attention(x, *parameters, groups, eps, shuffle)
+    return _op(x, *parameters, groups, eps, shuffle)
 
 
 def check_parameters(op: str, x: Tensor, channels: int, groups: int, given: tuple[Tensor, ...]) -> list[Tensor]:
@@ -64,15 +64,18 @@ def check_parameters(op: str, x: Tensor, channels: int, groups: int, given: tupl
             f"{op}: C = {channels} channels cannot be cut into two halves of G = {groups} groups: "
             f"C must be divisible by 2 * G{_nearest_groups(channels, groups)}"
         )
-    shape, device = (1, channels // (2 * groups), 1, 1), x.device
-    for name, parameter in zip(PARAMETERS, given, strict=True):
-        if parameter.shape != shape:
-            raise InputError(f"{op}: {name} must have the shape {shape}, got {tuple(parameter.shape)}")
-        if parameter.device != device:
-            raise InputError(f"{op}: {name} is on {parameter.device}, the map is on {device}")
-    dtype = registration.accumulation_dtype(x.dtype)
-    # To ask first costs a third of a conversion to the same type, and one image is a matter of microseconds.
-    return [parameter if parameter.dtype == dtype else parameter.to(dtype) for parameter in given]
+    shape, device, dtype = (1, channels // (2 * groups), 1, 1), x.device, registration.accumulation_dtype(x.dtype)
+    parameters = []
+    for parameter in given:
+        if parameter.shape != shape or parameter.device != device:
+            name = PARAMETERS[len(parameters)]
+            raise InputError(
+                f"{op}: {name} must have the shape {shape} and be on {device} as the map is, "
+                f"got {tuple(parameter.shape)} on {parameter.device}"
+            )
+        # To ask first costs a third of a conversion to the same type, and one image is a matter of microseconds.
+        parameters.append(parameter if parameter.dtype == dtype else parameter.to(dtype))
+    return parameters
 
 
 def _nearest_groups(channels: int, groups: int) -> str:
@@ -125,9 +128,9 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    backward = torch.ops.toplight_ext.shuffle_attention_backward
-    grads = backward(grad, *ctx.saved_tensors, ctx.groups, ctx.eps, ctx.shuffle)
+    grads = _backward_op(grad, *ctx.saved_tensors, ctx.groups, ctx.eps, ctx.shuffle)
     return *grads, None, None, None
 
 
-registration.register_autograd("shuffle_attention", _backward, _setup_context)
+_backward_op = registration.register_backward("shuffle_attention_backward")
+_op = registration.register_autograd("shuffle_attention", _backward, _setup_context)

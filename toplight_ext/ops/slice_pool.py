@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,7 +29,7 @@ def slice_pool(x: Tensor, slices: tuple[int, int]) -> tuple[Tensor, Tensor]:
     n_h, n_v = registration.check_slices("slice_pool", slices)
     if use_reference("slice_pool", x.device):
         return reference(x, slices)
-    return torch.ops.toplight_ext.slice_pool(x, n_h, n_v)
+    return _op(x, n_h, n_v)
 
 
 def reference(x: Tensor, slices: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -60,8 +59,8 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_rows, grad_columns):
     height, width = ctx.size
-    dx = torch.ops.toplight_ext.slice_pool_backward(grad_rows, grad_columns, height, width, ctx.channels_last)
-    return dx, None, None
+    return _backward_op(grad_rows, grad_columns, height, width, ctx.channels_last), None, None
 
 
-registration.register_autograd("slice_pool", _backward, _setup_context)
+_backward_op = registration.register_backward("slice_pool_backward")
+_op = registration.register_autograd("slice_pool", _backward, _setup_context)

@@ -29,7 +29,7 @@ def slice_pool_upsample(x: Tensor, slices: tuple[int, int]) -> Tensor:
     n_h, n_v = registration.check_slices("slice_pool_upsample", slices)
     if use_reference("slice_pool_upsample", x.device):
         return registration.run_reference(reference, x, slices)
-    return torch.ops.toplight_ext.slice_pool_upsample(x, n_h, n_v)
+    return _op(x, n_h, n_v)
 
 
 def reference(x: Tensor, slices: tuple[int, int]) -> Tensor:
@@ -64,7 +64,8 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    return torch.ops.toplight_ext.slice_pool_upsample_backward(grad, *ctx.slices), None, None
+    return _backward_op(grad, *ctx.slices), None, None
 
 
-registration.register_autograd("slice_pool_upsample", _backward, _setup_context)
+_backward_op = registration.register_backward("slice_pool_upsample_backward")
+_op = registration.register_autograd("slice_pool_upsample", _backward, _setup_context)

@@ -54,9 +54,7 @@ def upsample_shuffle_attention(
         y = _precise(reference, rows, columns, size, *parameters, groups, eps, shuffle)
         return y.contiguous(memory_format=registration.memory_format(channels_last))
     height, width = size
-    return torch.ops.toplight_ext.upsample_shuffle_attention(
-        rows, columns, height, width, *parameters, groups, eps, shuffle, channels_last
-    )
+    return _op(rows, columns, height, width, *parameters, groups, eps, shuffle, channels_last)
 
 
 def upsample_shuffle_attention_pooled(
@@ -86,9 +84,7 @@ def upsample_shuffle_attention_pooled(
     if use_reference(op, rows.device):
         return _precise(pooled_reference, rows, columns, size, *parameters, groups, eps, shuffle)
     height, width = size
-    return torch.ops.toplight_ext.upsample_shuffle_attention_pooled(
-        rows, columns, height, width, *parameters, groups, eps, shuffle
-    )
+    return _pooled_op(rows, columns, height, width, *parameters, groups, eps, shuffle)
 
 
 def _check(op: str, rows: Tensor, columns: Tensor, size: tuple[int, int], groups: int, given: tuple[Tensor, ...]):
@@ -101,8 +97,9 @@ def _check(op: str, rows: Tensor, columns: Tensor, size: tuple[int, int], groups
     if rows.device != columns.device:
         raise InputError(f"{op}: rows are on {rows.device}, columns on {columns.device}")
     registration.check_extent(op, size)
-    dtype = torch.promote_types(rows.dtype, columns.dtype)
-    rows, columns = rows.to(dtype), columns.to(dtype)
+    if rows.dtype != columns.dtype:
+        dtype = torch.promote_types(rows.dtype, columns.dtype)
+        rows, columns = rows.to(dtype), columns.to(dtype)
     parameters = attention.check_parameters(op, rows, rows.shape[1] + columns.shape[1], groups, given)
     return rows, columns, parameters
 
@@ -170,17 +167,17 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    backward = torch.ops.toplight_ext.upsample_shuffle_attention_backward
-    d_rows, d_columns, *d_parameters = backward(grad, *ctx.saved_tensors, *ctx.options)
+    d_rows, d_columns, *d_parameters = _backward_op(grad, *ctx.saved_tensors, *ctx.options)
     return d_rows, d_columns, None, None, *d_parameters, None, None, None, None
 
 
 def _pooled_backward(ctx, grad):
     rows, columns, *parameters = ctx.saved_tensors
-    backward = torch.ops.toplight_ext.upsample_shuffle_attention_pooled_backward
-    d_rows, d_columns, *d_parameters = backward(grad, rows, columns, *ctx.size, *parameters, *ctx.options)
+    d_rows, d_columns, *d_parameters = _pooled_backward_op(grad, rows, columns, *ctx.size, *parameters, *ctx.options)
     return d_rows, d_columns, None, None, *d_parameters, None, None, None
 
 
-registration.register_autograd("upsample_shuffle_attention", _backward, _setup_context)
-registration.register_autograd("upsample_shuffle_attention_pooled", _pooled_backward, _setup_context)
+_backward_op = registration.register_backward("upsample_shuffle_attention_backward")
+_op = registration.register_autograd("upsample_shuffle_attention", _backward, _setup_context)
+_pooled_backward_op = registration.register_backward("upsample_shuffle_attention_pooled_backward")
+_pooled_op = registration.register_autograd("upsample_shuffle_attention_pooled", _pooled_backward, _setup_context)
