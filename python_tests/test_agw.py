@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from toplight_ext.errors import InputError
-from toplight_ext.models import create_model
-from toplight_ext.models.agw import NonLocal, load_agw
+from toplight_ext.models import create_agw, create_model, load_agw
+from toplight_ext.models.agw import NonLocal
 
 timm = pytest.importorskip("timm", reason="ResNet-50 comes from timm, which is not installed")
 
@@ -25,6 +25,15 @@ PUBLIC_FEATURES = [
 PUBLIC_EMBEDDING = [
     [0.0109673, 0.0229807, 0.01272094, 0.07035301, 0.0157541, 0.04754968, -0.01207104, -0.00823547],
     [0.01072796, 0.02247562, 0.01259468, 0.0687701, 0.0158466, 0.0456617, -0.0118425, -0.00771647],
+]
+# The same of embed_net(5, no_local="off", gm_pool="off"), the baseline of that code.
+BASELINE_FEATURES = [
+    [0.01482095, 0.03260719, 0.00010224, 0.04657067, 0.03979824, 0.04606636, 0.01618435, 0.00816159],
+    [0.01446283, 0.03105493, 0.00011445, 0.04412444, 0.03896926, 0.04435548, 0.01611255, 0.00815013],
+]
+BASELINE_EMBEDDING = [
+    [0.01109309, 0.02354376, 0.01344044, 0.06650448, 0.02075971, 0.04801241, -0.0134852, -0.01010952],
+    [0.01084365, 0.0221181, 0.01334844, 0.06421428, 0.02023165, 0.04646108, -0.01324425, -0.00996472],
 ]
 
 
@@ -45,17 +54,40 @@ def save(path, state):
     return path
 
 
-@pytest.mark.parametrize("duplicated", [1, 4])
-def test_public_checkpoint_gives_the_outputs_of_the_public_code(tmp_path, public, duplicated):
-    model = agw(duplicated)
-    load_agw(model, save(tmp_path / "agw.t", public))
+def assert_gives(model, features, embedding, public):
     visible = filled("visible", (2, 3, 64, 32), -2, 2, torch.float32)
     infrared = filled("infrared", (3, 3, 64, 32), -2, 2, torch.float32)
     with torch.no_grad():
-        output = model.eval()(visible[:1], infrared[:1])
-    for actual, golden in ((output.features, PUBLIC_FEATURES), (output.embedding, PUBLIC_EMBEDDING)):
+        output = model(visible[:1], infrared[:1])
+    for actual, golden in ((output.features, features), (output.embedding, embedding)):
         torch.testing.assert_close(F.normalize(actual)[:, ::256], torch.tensor(golden), rtol=0, atol=1e-6)
     torch.testing.assert_close(output.logits, output.embedding @ public["classifier.weight"].T)
+
+
+def without_non_local(state):
+    return {name: tensor for name, tensor in state.items() if not name.startswith("NL_")}
+
+
+def test_public_checkpoint_gives_the_outputs_of_the_public_code(tmp_path, public):
+    path = save(tmp_path / "agw.t", public)
+    assert_gives(create_agw(path), PUBLIC_FEATURES, PUBLIC_EMBEDDING, public)
+    model = agw(duplicated=4)
+    load_agw(model, path)
+    assert_gives(model.eval(), PUBLIC_FEATURES, PUBLIC_EMBEDDING, public)
+
+
+def test_public_checkpoint_of_the_baseline_gives_the_outputs_of_the_public_code(tmp_path, public):
+    state = {f"module.{name}": tensor for name, tensor in without_non_local(public).items()}  # by DataParallel
+    assert_gives(create_agw(save(tmp_path / "base.t", state)), BASELINE_FEATURES, BASELINE_EMBEDDING, public)
+
+
+def test_checkpoint_of_another_method_on_the_same_code_is_refused(tmp_path, public):
+    deen = without_non_local(public) | {"DEE.FC11.weight": torch.zeros(256, 1024, 3, 3)}
+    with pytest.raises(InputError, match=r"layers that the network has not, DEE\.FC11\.weight"):
+        create_agw(save(tmp_path / "deen.t", deen))
+    plain = create_model("resnet50", num_classes=5, neck="gap", last_stride=1)
+    with pytest.raises(InputError, match=r"layers that the network has not, NL_2\.0\."):
+        load_agw(plain, save(tmp_path / "agw.t", public))
 
 
 @pytest.mark.parametrize(
@@ -86,17 +118,18 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"net": {"a": torch.zeros(1)}, "acc": Harmful()}, "not a checkpoint of tensors and numbers alone"),
-        ({"model": {"a": torch.zeros(1)}}, "no state dict under 'net'"),
+        ({"net": {"a": torch.zeros(1)}, "acc": Harmful()}, "not a torch checkpoint of tensors and numbers alone"),
+        ({"net": [torch.zeros(1)]}, "holds no state dict"),
+        ({"model": {"a": torch.zeros(1)}}, "no tensor classifier.weight"),
     ],
 )
 def test_foreign_file_is_refused_and_runs_no_code(tmp_path, capsys, content, message):
     torch.save(content, tmp_path / "agw.t")
     with pytest.raises(InputError, match=message):
-        load_agw(nn.Identity(), tmp_path / "agw.t")
+        create_agw(tmp_path / "agw.t")
     assert not capsys.readouterr().out
     with pytest.raises(InputError, match="no such file"):
-        load_agw(nn.Identity(), tmp_path / "absent.t")
+        create_agw(tmp_path / "absent.t")
 
 
 def test_non_local_block_is_its_definition_over_all_pairs_of_positions():

@@ -393,6 +393,6 @@ def test_wrong_public_checkpoints_are_refused(tmp_path):
         b"",
     ):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="not a torch checkpoint of tensors alone"):
+        with pytest.raises(InputError, match="not a torch checkpoint of tensors and numbers alone"):
             build(pretrained=path)
     assert not (tmp_path / "ran").exists()

@@ -2,6 +2,7 @@
 
 from .backbones import BACKBONES
 from .blocks import Partition, cut
+from .conversion import create_agw, load_agw
 from .counting import count_flops, count_paper_flops
 from .create import create_model
 from .network import DualPathNetwork, Output
@@ -17,9 +18,11 @@ __all__ = [
     "average",
     "count_flops",
     "count_paper_flops",
+    "create_agw",
     "create_model",
     "cut",
     "duplicate",
+    "load_agw",
     "load_blocks",
     "load_weights",
     "merge",

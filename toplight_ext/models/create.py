@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..extras import require
-from ..nn import Neck, ShuffleAttention, create_neck
+from ..nn import Neck, ShuffleAttention, create_input, create_neck
 from .backbones import find_partition
 from .blocks import BLOCKS, Partition, block_of, block_sizes, cut, is_within, set_last_stride
 from .network import DualPathNetwork
@@ -42,6 +42,7 @@ def create_model(
     slices: tuple[int, int] = (6, 3),
     groups: int | None = None,
     embed: bool = True,
+    input_layer: str = "colour",
     last_stride: int = 2,
     duplicated: int = 1,
     pretrained: bool | str | os.PathLike[str] = False,
@@ -54,6 +55,7 @@ def create_model(
         num_classes: identities of the classifier, 0 for none.
         neck: one of `toplight_ext.nn.NECKS`: "fdr", "gap" for global average pooling, ...
         slices, groups, embed: of the neck; each neck uses those that it has.
+        input_layer: one of `toplight_ext.nn.INPUTS`: "colour" for the images as they are, "unsigned_gradients".
         last_stride: 2, or 1 for a last map of twice the height and width, where the backbone has a last stride.
         duplicated: how many of the first blocks exist once per modality: 0 for pretraining, 4 for TOP, 1
             after the soup.
@@ -84,10 +86,13 @@ def create_model(
         "slices": list(slices),
         "groups": _groups(built_neck, groups),
         "embed": embed,
+        "input_layer": input_layer,
         "last_stride": last_stride,
         "duplicated": duplicated,
     }
-    model = DualPathNetwork(blocks, channels, duplicated, built_neck, num_classes, arguments, checkpointing)
+    model = DualPathNetwork(
+        blocks, channels, duplicated, built_neck, num_classes, arguments, checkpointing, create_input(input_layer)
+    )
     model.pretrained_report = report
     return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,28 +29,40 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from error
 
 
+# What a NumPy number in a checkpoint, such as the score of its epoch, is made by; NumPy 2 moved the function.
+_scalar = np.float64(0).__reduce__()[0]
+_NUMPY_NUMBERS = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+]
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or a torch checkpoint, which is read with weights_only=True.
 
-    Of a training checkpoint the entry `state_dict_ema`, `state_dict` or `model` is taken; a prefix `module.`
+    Of a training checkpoint the entry `state_dict_ema`, `state_dict`, `model` or `net` is taken; a prefix `module.`
     that data-parallel training left is dropped.
 
     Raises:
-        InputError: the file is absent, broken, holds more than tensors and plain containers, or holds
+        InputError: the file is absent, broken, holds more than tensors, numbers and plain containers, or holds
             no state dict.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     _check_exists(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds on foreign files; its text advises to load unsafely
         raise InputError(
-            f"{path}: damaged, or not a torch checkpoint of tensors alone ({type(error).__name__}); "
+            f"{path}: damaged, or not a torch checkpoint of tensors and numbers alone ({type(error).__name__}); "
             "if you trust it, save its state dict as .safetensors and give that"
         ) from error
     if isinstance(content, dict):
-        inner = (content[key] for key in ("state_dict_ema", "state_dict", "model") if key in content)
+        inner = (content[key] for key in ("state_dict_ema", "state_dict", "model", "net") if key in content)
         content = next(inner, content)
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise InputError(f"{path}: holds no state dict (names and tensors)")

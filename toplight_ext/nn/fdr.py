@@ -11,6 +11,8 @@ from ..ops._registration import is_channels_last
 from .attention import ShuffleAttention
 from .pooling import Neck
 
+torch.fx.wrap("is_channels_last")  # it asks for strides, which torch.fx.symbolic_trace does not know
+
 
 class SliceEmbedding(nn.Module):
     """Embeds the slices of one direction together: (B, C, n) -> (B, C_embedded, 1).

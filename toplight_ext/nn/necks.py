@@ -10,7 +10,7 @@ from ..errors import InputError
 from .ablations import CBAM, AttendedFDR, FDRWithoutUpsampling, GlobalContext, HorizontalFDR, SqueezeExcitation
 from .attention import ShuffleAttention
 from .fdr import FDR
-from .pooling import GeneralizedMeanPool, GlobalAveragePool, HorizontalAveragePool, Neck
+from .pooling import GeneralizedMeanPool, GlobalAveragePool, HorizontalAveragePool, Neck, PartPool
 from .readings import MixingFDR, PointwiseFDR, ProfileFDR, TransposedFDR
 
 Slices = tuple[int, int]
@@ -43,9 +43,10 @@ def _fdr_unshuffled(channels: int, slices: Slices = (6, 3), groups: int | None =
 
 
 NECKS: dict[str, Callable[..., Neck]] = {
-    # Table 5a of the paper, and GeM
+    # Table 5a of the paper, GeM and parts
     "gap": GlobalAveragePool,
     "gem": GeneralizedMeanPool,
+    "parts": PartPool,
     "context": GlobalContext,
     "hap": _hap,
     "fdr_without_upsampling": FDRWithoutUpsampling,

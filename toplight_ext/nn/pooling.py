@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .. import ops
 from ..errors import InputError
@@ -35,6 +36,21 @@ class Neck(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, {self.out_channels}"
+
+
+class Pooled(nn.Module):
+    """A neck in the place of a network's global pool: (B, C, H, W) -> (B, out_channels, 1, 1), as that returns it.
+
+    What to put where another code base has `nn.AdaptiveAvgPool2d(1)`: the same features as the neck's map followed
+    by that pool, without the map.
+    """
+
+    def __init__(self, neck: Neck):
+        super().__init__()
+        self.neck = neck
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neck.pooled(x)[:, :, None, None]
 
 
 class GlobalAveragePool(Neck):
@@ -76,3 +92,30 @@ class HorizontalAveragePool(Neck):
     def pooled(self, x: Tensor) -> Tensor:
         rows, _ = ops.slice_pool(x, (self.bands, 1))
         return rows.flatten(1)
+
+
+class PartPool(Neck):
+    """The means over a grid, each cell reduced to `part_channels`: (B, C, H, W) -> (B, n_h * n_v * part_channels).
+
+    Keeps the layout that the global average throws away. PCB (Sun et al., 2018) reduces each horizontal part by a
+    1x1 convolution of its own; a grid, and one convolution for all its parts, are our choice. The feature is
+    ordered by channel, then part.
+
+    Args:
+        slices: (n_h, n_v), parts along height and width, as adaptive pooling cuts them.
+        part_channels: of every part.
+
+    Raises:
+        InputError: fewer than one part or channel.
+    """
+
+    def __init__(self, channels: int, slices: tuple[int, int] = (6, 3), part_channels: int = 128):
+        if min(*slices, part_channels) < 1:
+            raise InputError(f"parts: slices and part_channels must be positive, got {slices} and {part_channels}")
+        super().__init__(channels, slices[0] * slices[1] * part_channels)
+        self.slices = tuple(slices)
+        self.reduce = nn.Conv2d(channels, part_channels, 1, bias=False)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        # Both are linear: reducing the parts' means is reducing the map and taking the means, for less work.
+        return self.reduce(F.adaptive_avg_pool2d(x, self.slices)).flatten(1)

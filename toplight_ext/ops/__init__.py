@@ -1,5 +1,7 @@
 """The fused ops: each runs forward and backward in compiled code, with a plain PyTorch reference beside it."""
 
+import torch
+
 from . import reference
 from .backends import backends, use_backend
 from .gradient_reversal import gradient_reversal
@@ -19,3 +21,7 @@ __all__ = [
     "upsample_shuffle_attention_pooled",
     "use_backend",
 ]
+
+# torch.fx.symbolic_trace keeps each op as one call: its checks ask for sizes, which such a trace does not know.
+for _op in reference.__all__:
+    torch.fx.wrap(_op)
