@@ -12,7 +12,18 @@ import torch
 from image_cases import SEED, SIZE, STILL, Image, factors, pixels, show, smooth_image, write_images
 from scipy import ndimage, stats
 
-from toplight_ext.data import Augmentation, Colour, Erasing, Generic, ImagePipeline, Modality, Sample, Stream, Texture
+from toplight_ext.data import (
+    Augmentation,
+    Colour,
+    Erasing,
+    Generic,
+    ImagePipeline,
+    Modality,
+    Sample,
+    Stream,
+    Texture,
+    with_mirrored_identities,
+)
 from toplight_ext.data import parameters as draw
 from toplight_ext.data.pixelwise import finish
 from toplight_ext.data.randomness import generator
@@ -56,6 +67,15 @@ def test_crop_and_flip(samples, pad):
     for sample, image, start, end, flip in zip(samples, images, *drawn[:3], strict=True):
         expected = resized(pixels(sample), start, end)
         assert np.abs(image - (expected[:, ::-1] if flip else expected)).max() <= 1
+
+
+def test_a_mirrored_sample_is_the_mirror_image(samples):
+    mirrored = with_mirrored_identities(samples)[len(samples) :]
+    sometimes = Augmentation(dataclasses.replace(STILL, flip_probability=0.5))
+    (images,), (others,) = show(samples, sometimes), show(mirrored, sometimes)
+    assert np.abs(others - images[:, :, ::-1]).max() <= 1
+    with pytest.raises(InputError, match="mirrored"):
+        show(mirrored, None)
 
 
 def test_windows_fill_their_ranges():

@@ -212,6 +212,16 @@ def test_gem_does_not_overflow_in_half_precision():
     assert torch.equal(create_neck("gem", 2).pooled(x), torch.full((1, 2), 100.0, dtype=torch.float16))
 
 
+def test_parts_are_the_means_of_the_reduced_map():
+    module = build("parts", channels=8, slices=(3, 2), part_channels=5)
+    x = torch.randn(2, 8, 6, 4)
+    parts = module.reduce(x).unflatten(3, (2, 2)).unflatten(2, (3, 2)).mean((3, 5))
+    torch.testing.assert_close(module.pooled(x), parts.flatten(1))
+    assert module.out_channels == module.pooled(x).shape[1] == 30
+    with pytest.raises(InputError, match="positive"):
+        build("parts", slices=(0, 2))
+
+
 def test_horizontal_average_pool_concatenates_the_means_of_overlapping_bands():
     x = torch.randn(2, 3, 9, 5)
     bands = [x[:, :, start:end].mean((2, 3)) for start, end in ((0, 3), (2, 5), (4, 7), (6, 9))]

@@ -12,6 +12,7 @@ from toplight_ext.data import (
     SequentialSampler,
     ShuffledSampler,
     identity_labels,
+    with_mirrored_identities,
 )
 from toplight_ext.data.randomness import generator
 from toplight_ext.errors import InputError
@@ -134,3 +135,12 @@ def test_generator_rows_do_not_depend_on_how_many_are_drawn():
     assert np.array_equal(few, many[:3])
     others = [generator(6, "colour", 17, 0), generator(5, "texture", 17, 0), generator(5, "colour", 18, 0)]
     assert all(not np.array_equal(few, other.random((3, 7))) for other in others)
+
+
+def test_every_identity_is_mirrored_as_another_one():
+    samples = make_samples({"a": 2, "b": 1}, {"a": 1, "b": 1})
+    doubled = with_mirrored_identities(samples)
+    assert [(s.path, s.modality) for s in doubled] == [(s.path, s.modality) for s in samples + samples]
+    assert [s.mirrored for s in doubled] == [False] * 5 + [True] * 5
+    pairs = {(s.identity, m.identity) for s, m in zip(doubled[:5], doubled[5:], strict=True)}
+    assert pairs == {(0, 2), (1, 3)}

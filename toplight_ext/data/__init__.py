@@ -6,7 +6,16 @@ from .checking import CheckReport, check_dataset
 from .datasets import DATASETS, Dataset, find_dataset, list_dataset, load_dataset
 from .findings import Finding
 from .pipeline import IMAGENET_MEAN, IMAGENET_STD, Batch, ImagePipeline, Stream
-from .samples import Listing, Modality, Problem, Published, Sample, identity_labels, of_modality
+from .samples import (
+    Listing,
+    Modality,
+    Problem,
+    Published,
+    Sample,
+    identity_labels,
+    of_modality,
+    with_mirrored_identities,
+)
 from .sampling import CrossModalitySampler, SequentialSampler, ShuffledSampler
 from .synthetic import draw_synthetic
 
@@ -41,4 +50,5 @@ __all__ = [
     "list_dataset",
     "load_dataset",
     "of_modality",
+    "with_mirrored_identities",
 ]

@@ -201,16 +201,18 @@ def _view_fields(view: Augmentation | None, geometry: bool) -> tuple[str, ...]:
 
 
 def view_arguments(
-    view: Augmentation, count: int, size: tuple[int, int], seed: int, place: tuple[int, int, int]
+    view: Augmentation, mirrored: np.ndarray, size: tuple[int, int], seed: int, place: tuple[int, int, int]
 ) -> dict[str, np.ndarray | list[np.ndarray]]:
-    """Operator arguments of `count` samples, by name, at `place` = (step, stream, view).
+    """Operator arguments by name of samples that are (B,) mirrored or not, at `place` = (step, stream, view).
 
     Those that `stream_fields` names are for DALI, "matrix", "boxes" and "fill" for `pixelwise.finish`.
     """
+    count = len(mirrored)
     generic = draw_generic(view.generic, generator(seed, "generic", *place), count)
     start, end = generic.start.copy(), generic.end.copy()
     # A window whose end lies before its start is read backwards: that is the flip.
-    start[generic.flip, 1], end[generic.flip, 1] = generic.end[generic.flip, 1], generic.start[generic.flip, 1]
+    flip = generic.flip != mirrored
+    start[flip, 1], end[flip, 1] = generic.end[flip, 1], generic.start[flip, 1]
     arguments = {"start": start, "end": end, "placement": window_maps(start, end, size)}
     if view.generic.deform > 0:
         moved = homographies(generic.corners, size)

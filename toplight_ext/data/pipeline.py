@@ -39,7 +39,8 @@ class Stream:
         files anew for every batch.
 
     Raises:
-        InputError: the geometry is to be shared by views of different generic ranges.
+        InputError: the geometry is to be shared by views of different generic ranges, or a view that is the whole
+            image as it is has samples that are mirrored.
         ValueError: `images` are not those of the samples.
     """
 
@@ -53,6 +54,8 @@ class Stream:
     def __post_init__(self) -> None:
         if self.share_geometry and len({view and view.generic for view in self.views}) > 1:
             raise InputError("share_geometry: the views have different generic ranges; make them equal")
+        if None in self.views and any(sample.mirrored for sample in self.samples):
+            raise InputError("mirrored samples are for training: give every view an Augmentation")
         if self.images is not None and (self.images.ndim, len(self.images)) != (4, len(self.samples)):
             raise ValueError(f"images of shape {self.images.shape} for {len(self.samples)} samples")
 
@@ -183,31 +186,33 @@ class _Feed:
         self.indices: dict[int, tuple[np.ndarray, ...]] = {}
         self.arguments: dict[tuple[int, int, int], dict] = {}  # (step, stream, view) -> `view_arguments`
         self.error: Exception | None = None
-        self.batch_size = len(self._draw(first)[0][0])
+        self.batch_size = len(self._draw(first)[0][streams[0].rows])
 
     def __call__(self, call: int) -> tuple:
         step = self._first + call
         if step >= self._end or self.error is not None:
             raise StopIteration
         try:
-            self.indices[step], lengths = self._draw(step)
-            return tuple(part for number in range(len(lengths)) for part in self._parts(step, number, lengths[number]))
+            batches = self._draw(step)
+            self.indices[step] = tuple(b[stream.rows] for stream, b in zip(self._streams, batches, strict=True))
+            return tuple(part for number, batch in enumerate(batches) for part in self._parts(step, number, batch))
         except InputError as error:
             self.error = InputError(*error.args)  # without a traceback, which would hold DALI's frames and threads
         except Exception as error:
             self.error = error
         raise StopIteration
 
-    def _draw(self, step: int) -> tuple[tuple[np.ndarray, ...], list[int]]:
-        """Per stream: the indices of this process's rows, and the length of the whole batch."""
+    def _draw(self, step: int) -> list[np.ndarray]:
+        """Per stream the indices of the whole batch."""
         batches = [stream.indices(step) for stream in self._streams]
-        indices = tuple(batch[stream.rows] for stream, batch in zip(self._streams, batches, strict=True))
-        if len({len(rows) for rows in indices}) > 1:
-            raise ValueError(f"the streams give batches of different length: {[len(rows) for rows in indices]}")
-        return indices, [len(batch) for batch in batches]
+        lengths = [len(batch[stream.rows]) for stream, batch in zip(self._streams, batches, strict=True)]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"the streams give batches of different length: {lengths}")
+        return batches
 
-    def _parts(self, step: int, number: int, length: int) -> Iterator:
+    def _parts(self, step: int, number: int, batch: np.ndarray) -> Iterator:
         stream, rows = self._streams[number], self.indices[step][number]
+        mirrored = np.array([stream.samples[i].mirrored for i in batch])
         if stream.images is None:
             yield [_encoded(stream.samples[i].path) for i in rows]
         else:
@@ -215,7 +220,7 @@ class _Feed:
         fields = stream_fields(stream.views, stream.share_geometry)
         for position, (view, names) in enumerate(zip(stream.views, fields, strict=True)):
             place = (step, number, position)
-            whole = {} if view is None else view_arguments(view, length, self._size, self._seed, place)
+            whole = {} if view is None else view_arguments(view, mirrored, self._size, self._seed, place)
             arguments = self.arguments[place] = {name: value[stream.rows] for name, value in whole.items()}
             yield from (arguments[name] for name in names)
 

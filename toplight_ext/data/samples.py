@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,15 @@ ONE_CAMERA = {Modality.VISIBLE: 1, Modality.INFRARED: 2}
 class Sample:
     """One image file and what is known about it.
 
-    `identity` is a number or a name, of one kind within a data set; `camera` is the data set's own number.
+    `identity` is a number or a name, of one kind within a data set; `camera` is the data set's own number. The
+    image is the file's, or its mirror image.
     """
 
     path: Path
     identity: int | str
     modality: Modality
     camera: int
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +80,14 @@ def identity_labels(samples: Sequence[Sample]) -> tuple[np.ndarray, list[int | s
 def of_modality(samples: Iterable[Sample], modality: Modality) -> list[Sample]:
     """The samples of one modality, in their order."""
     return [sample for sample in samples if sample.modality is modality]
+
+
+def with_mirrored_identities(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, identities numbered anew, and after them their mirror images as as many further identities.
+
+    For objects whose left and right differ, where a flip that is drawn for every image by itself would part an
+    identity's images: all images of an identity are flipped together, and it is another one then.
+    """
+    labels, identities = identity_labels(samples)
+    plain = [replace(sample, identity=int(label)) for sample, label in zip(samples, labels, strict=True)]
+    return plain + [replace(s, identity=s.identity + len(identities), mirrored=not s.mirrored) for s in plain]

@@ -43,6 +43,7 @@ class DualPathNetwork(nn.Module):
         arguments: those of `create_model`, stored with the weights to rebuild the network.
         checkpointing: whether training computes each block's activations again in the backward pass instead of
             keeping them: the same gradients for less memory and more time. May be changed at any time.
+        input_layer: without parameters, goes before Block1 of both paths; None leaves the images as they are.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class DualPathNetwork(nn.Module):
         num_classes: int = 0,
         arguments: dict[str, Any] | None = None,
         checkpointing: bool = False,
+        input_layer: nn.Module | None = None,
     ):
         super().__init__()
         if not 0 <= duplicated <= len(blocks):
@@ -64,6 +66,7 @@ class DualPathNetwork(nn.Module):
         self.pretrained_report = None
         self.channels = channels
         named = [(f"block{number}", block) for number, block in enumerate(blocks, start=1)]
+        self.input = input_layer or nn.Identity()
         self.visible = nn.Sequential(OrderedDict(named[:duplicated]))
         self.infrared = copy.deepcopy(self.visible)
         self.shared = nn.Sequential(OrderedDict(named[duplicated:]))
@@ -81,8 +84,8 @@ class DualPathNetwork(nn.Module):
         if visible is None and infrared is None:
             raise InputError("the network needs visible images, infrared images or both; got neither")
         path_maps = (
-            None if visible is None else self._run(self.visible, visible),
-            None if infrared is None else self._run(self.infrared, infrared),
+            None if visible is None else self._run(self.visible, self.input(visible)),
+            None if infrared is None else self._run(self.infrared, self.input(infrared)),
         )
         present = [x for x in path_maps if x is not None]
         x = self._run(self.shared, torch.cat(present) if len(present) == 2 else present[0])
@@ -107,7 +110,7 @@ class DualPathNetwork(nn.Module):
         value = modality.value if isinstance(modality, Enum) else modality
         if value not in ("visible", "infrared"):
             raise InputError(f"modality must be Modality.VISIBLE or Modality.INFRARED, got {modality!r}")
-        return self.shared((self.visible if value == "visible" else self.infrared)(x))
+        return self.shared((self.visible if value == "visible" else self.infrared)(self.input(x)))
 
     def _run(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
         return recomputed(blocks, x) if self.checkpointing and torch.is_grad_enabled() else blocks(x)
