@@ -35,7 +35,7 @@ pytest.importorskip("nvidia.dali")
 Image = pytest.importorskip("PIL.Image")
 
 SIZE = (64, 48)
-FULL = Augmentation(Generic(pad=0.1), Colour(), Texture(), Erasing())
+FULL = Augmentation(Generic(pad=0.1), colour=Colour(), texture=Texture(), erasing=Erasing())
 
 
 @pytest.fixture

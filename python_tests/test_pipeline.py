@@ -31,7 +31,7 @@ from toplight_ext.errors import InputError
 
 ImageOps = pytest.importorskip("PIL.ImageOps")
 
-FULL = Augmentation(Generic(pad=0.1), Texture(), Colour(), Erasing())
+FULL = Augmentation(Generic(pad=0.1), texture=Texture(), colour=Colour(), erasing=Erasing())
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,12 @@ Image = pytest.importorskip("PIL.Image")
 
 SIZE = (48, 32)
 STEPS = 250
-FULL = Augmentation(Generic(pad=0.1), Colour(channel_exchange=0.3), Texture(), Erasing(random_fill=True))
+FULL = Augmentation(
+    Generic(pad=0.1),
+    colour=Colour(channel_exchange=0.3),
+    texture=Texture(),
+    erasing=Erasing(random_fill=True),
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ clamps to that range at its end, the one affine map of colour and grey clamps on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import ClassVar
 
 from ..errors import InputError
@@ -150,6 +150,7 @@ class Augmentation:
     """
 
     generic: Generic = Generic()
+    _: KW_ONLY
     texture: Texture | None = None
     colour: Colour | None = None
     erasing: Erasing | None = None
