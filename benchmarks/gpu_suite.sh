@@ -66,6 +66,7 @@ maps=(TOPLight AGW DEEN small wide large)
 main_ops=(slice_pool_upsample shuffle_attention FDR FDR.pooled)
 export -f build native_tests gpu_tests sanitize microbenchmarks pictures
 step build 120 bash -c build
+step verify 50 python3 -m toplight_ext.verify --device cuda --quick
 step gpu_tests 110 bash -c gpu_tests
 step native_tests 80 bash -c native_tests
 step ops_maps 100 bash -c 'microbenchmarks "$@"' - ops_maps --shape "${maps[@]}" --layout NHWC --variant eager native
