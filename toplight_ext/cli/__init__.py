@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import InputError, MissingExtra
-from . import about, data, evaluation, training
+from . import about, data, deploy, evaluation, training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +43,6 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (about, data, training, evaluation):
+    for group in (about, data, training, evaluation, deploy):
         group.add_commands(command)
     return parser

@@ -1,0 +1,79 @@
+"""Features of whatever a user names: a folder of images, one image, a manifest; by weights or exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from ..data import Modality, Sample, load_dataset
+from ..data.header import EXTENSIONS
+from ..errors import InputError
+from ..evaluation import Features, save_features
+from ..inference import Preprocessing, extract_features
+from ..models import load_weights
+from .gallery import ENDING, write_index
+from .runtimes import ENDINGS, Pair, load_exported
+
+_MANIFEST = "manifest.csv"
+UNKNOWN = ""  # identity of an image that nobody labelled
+_NO_CAMERA = 0
+
+
+def find_samples(source: str | Path, modality: Modality | None = None) -> list[Sample]:
+    """The images that `source` means.
+
+    Args:
+        source: a CSV manifest, a folder with manifest.csv, a folder of images at any depth, or one image.
+        modality: of images without a manifest; their identity is unknown, "".
+
+    Raises:
+        InputError: there is no such file, no image, or no modality where it is needed.
+    """
+    source = Path(source)
+    if source.suffix == ".csv" or (source / _MANIFEST).is_file():
+        return load_dataset("csv", source)
+    if source.is_dir():
+        images = sorted(file for file in source.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    elif source.is_file():
+        images = [source]
+    else:
+        raise InputError(f"{source}: no such file or folder")
+    if not images:
+        raise InputError(f"{source}: no image ({', '.join(EXTENSIONS)}) in this folder, and no {_MANIFEST}")
+    if modality is None:
+        raise InputError(f"{source}: say whether its images are visible or infrared, or write a {_MANIFEST}")
+    return [Sample(image, UNKNOWN, modality, _NO_CAMERA) for image in images]
+
+
+def load_network(files: Sequence[str | Path], threads: int = 2) -> tuple[nn.Module, Preprocessing]:
+    """What gives embeddings: one weights file, or exported files whose stems complete each other.
+
+    Raises:
+        InputError: a file that cannot be read, or files that are not of one network.
+    """
+    paths = [Path(file) for file in files]
+    if len(paths) == 1 and paths[0].suffix not in ENDINGS:
+        model, metadata = load_weights(paths[0])
+        return model, Preprocessing.of(metadata)
+    pair = Pair([load_exported(path, threads) for path in paths])
+    return pair, pair.preprocessing
+
+
+def embed(
+    files: Sequence[str | Path], samples: Sequence[Sample], batch_size: int = 32, threads: int = 2, device: str = "cpu"
+) -> Features:
+    """Features after BNNeck of the samples, as `toplight evaluate` has them; errors as `load_network`."""
+    network, preprocessing = load_network(files, threads)
+    return extract_features(network, samples, preprocessing, batch_size, device, threads)
+
+
+def save(path: str | Path, features: Features) -> None:
+    """Write features as .npz, .safetensors or a gallery .index, by the ending.
+
+    Raises:
+        InputError: another ending.
+    """
+    write = write_index if Path(path).suffix == ENDING else save_features
+    write(path, features)
