@@ -8,9 +8,13 @@ from filling import filled
 from torch import nn
 
 from toplight_ext.losses import (
+    CentreLoss,
+    cross_modality_circle,
     cross_modality_infonce,
     cross_modality_triplet,
     feature_domain,
+    hetero_centre,
+    hetero_centre_triplet,
     identity_consistency,
     symmetric_kl,
     weighted_regularised_triplet,
@@ -54,6 +58,22 @@ def contrast_by_loops(anchors, others, anchor_ids, other_ids, temperature):
     return values
 
 
+def circle_by_loops(anchors, others, anchor_ids, other_ids, margin, scale=64.0):
+    """Sun et al. (2020), equation 6 with the weights of equation 5 and the settings of section 3.3, per anchor."""
+    values = []
+    for anchor, identity in zip(anchors, anchor_ids, strict=True):
+        positive = negative = 0.0
+        for other, i in zip(others, other_ids, strict=True):
+            s = sum(a * b for a, b in zip(anchor, other, strict=True)) / math.hypot(*anchor) / math.hypot(*other)
+            if i == identity:
+                positive += math.exp(-scale * max(0.0, 1 + margin - s) * (s - (1 - margin)))
+            else:
+                negative += math.exp(scale * max(0.0, s + margin) * (s - margin))
+        if positive and negative:
+            values.append(math.log(1 + negative * positive))
+    return values
+
+
 PAIRINGS = {
     "aligned P x K": ([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2]),
     "unequal counts": ([0, 0, 1], [1, 0, 2, 1, 1]),
@@ -85,7 +105,97 @@ def test_metric_loss_is_the_mean_over_anchors_of_both_modalities(loss, by_loops,
     assert torch.autograd.gradcheck(of_features, (visible, infrared))
 
 
-@pytest.mark.parametrize("loss", [cross_modality_triplet, cross_modality_infonce])
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize(("margin", "scale"), [(0.25, 64.0), (0.4, 3.0)])
+def test_circle_loss_is_that_of_the_paper(pairing, margin, scale):
+    visible_ids, infrared_ids = PAIRINGS[pairing]
+    visible, infrared = draw(len(visible_ids), 5, seed=1), draw(len(infrared_ids), 5, seed=2)
+    v, i = visible.tolist(), infrared.tolist()
+    values = circle_by_loops(v, i, visible_ids, infrared_ids, margin, scale)
+    values += circle_by_loops(i, v, infrared_ids, visible_ids, margin, scale)
+    loss = cross_modality_circle(
+        visible, infrared, torch.tensor(visible_ids), torch.tensor(infrared_ids), margin, scale
+    )
+    assert loss.item() == pytest.approx(sum(values) / len(values), rel=1e-10)
+    # Its weights count as constants, so its gradient is not that of the value: towards matches, away from others.
+    gradient = torch.autograd.grad(loss, [visible, infrared])
+    with torch.no_grad():
+        moved = cross_modality_circle(
+            *(x - 1e-4 * g / (g.norm() + 1e-12) for x, g in zip((visible, infrared), gradient, strict=True)),
+            *(torch.tensor(ids) for ids in PAIRINGS[pairing]),
+            margin,
+            scale,
+        )
+    assert all(torch.isfinite(g).all() for g in gradient) and moved < loss
+
+
+def test_circle_loss_weighs_its_pairs_without_a_gradient_of_the_weights():
+    """One match, one non-match: the derivative by each similarity, worked out by hand from equation 6."""
+    margin, scale, s_p, s_n = 0.25, 4.0, 0.3, 0.5
+    anchor = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    angles = torch.tensor([math.acos(s_p), math.acos(s_n)], dtype=torch.float64, requires_grad=True)
+    others = torch.stack((angles.cos(), angles.sin()), dim=1)
+    # Identity 1 has no match among the anchors, so only the anchor and its match count, the latter without non-match.
+    loss = cross_modality_circle(anchor, others, torch.tensor([0]), torch.tensor([0, 1]), margin, scale)
+    pull, push = scale * (1 + margin - s_p), scale * (s_n + margin)
+    z = pull * (1 - margin - s_p) + push * (s_n - margin)
+    sigmoid = 1 / (1 + math.exp(-z))
+    expected = [-sigmoid * pull * -math.sin(math.acos(s_p)), sigmoid * push * -math.sin(math.acos(s_n))]
+    assert torch.autograd.grad(loss, angles)[0].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_centre_loss_is_half_the_squared_distance_to_the_own_centre():
+    torch.manual_seed(0)
+    loss, features = CentreLoss(3, 4).double(), draw(5, 4)
+    labels = [2, 0, 2, 1, 0]
+    centres = loss.centres.tolist()
+    values = [math.dist(row, centres[label]) ** 2 / 2 for row, label in zip(features.tolist(), labels, strict=True)]
+    assert loss(features, torch.tensor(labels)).item() == pytest.approx(sum(values) / 5, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda x: loss(x, torch.tensor(labels)), features)
+    (gradient,) = torch.autograd.grad(loss(features, torch.tensor(labels)), loss.centres)
+    # Identity 2 is in the batch twice: the centre is drawn to the features' sum, over the batch.
+    expected = (2 * loss.centres[2] - features[0] - features[2]) / 5
+    torch.testing.assert_close(gradient[2], expected)
+
+
+def centres_by_loops(features, ids):
+    """Identity -> the mean of its features."""
+    rows = {identity: [f for f, i in zip(features, ids, strict=True) if i == identity] for identity in set(ids)}
+    return {identity: [sum(x) / len(x) for x in zip(*row, strict=True)] for identity, row in rows.items()}
+
+
+P_X_K = [0, 0, 1, 1, 2, 2]
+
+
+def test_hetero_centre_loss_is_the_mean_over_identities():
+    visible, infrared, ids = draw(6, 4, seed=1), draw(6, 4, seed=2), torch.tensor(P_X_K)
+    v, i = centres_by_loops(visible.tolist(), P_X_K), centres_by_loops(infrared.tolist(), P_X_K)
+    expected = sum(math.dist(v[identity], i[identity]) ** 2 for identity in v) / 3
+    assert hetero_centre(visible, infrared, ids, ids).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda a, b: hetero_centre(a, b, ids, ids), (visible, infrared))
+    assert hetero_centre(visible, infrared, ids, ids + 9) == 0
+
+
+@pytest.mark.parametrize("margin", [0.0, 3.0])
+def test_hetero_centre_triplet_takes_the_nearest_other_centre_of_either_modality(margin):
+    """Liu et al. (2021), equation 6, as a mean over the 2 P centres."""
+    visible, infrared, ids = draw(6, 4, seed=1), draw(6, 4, seed=2), torch.tensor(P_X_K)
+    v, i = centres_by_loops(visible.tolist(), P_X_K), centres_by_loops(infrared.tolist(), P_X_K)
+    total = 0.0
+    for identity in v:
+        others = [c[o] for c in (v, i) for o in c if o != identity]
+        for own, match in ((v[identity], i[identity]), (i[identity], v[identity])):
+            total += max(0.0, margin + math.dist(own, match) - min(math.dist(own, other) for other in others))
+
+    def of_features(a, b):
+        return hetero_centre_triplet(a, b, ids, ids, margin)
+
+    assert of_features(visible, infrared).item() == pytest.approx(total / 6, rel=1e-12)
+    assert torch.autograd.gradcheck(of_features, (visible, infrared))
+    assert hetero_centre_triplet(visible, infrared, 0 * ids, 0 * ids, margin) == 0
+
+
+@pytest.mark.parametrize("loss", [cross_modality_triplet, cross_modality_infonce, cross_modality_circle])
 def test_metric_loss_without_any_pair_is_zero_and_has_finite_gradients(loss):
     visible, infrared = draw(2, 4, seed=1), draw(2, 4, seed=2)
     value = loss(visible, infrared, torch.tensor([0, 1]), torch.tensor([2, 3]))

@@ -38,7 +38,8 @@ def test_defaults_are_filled_in_and_toml_leads_back(recipe_file):
 
 @pytest.mark.parametrize("name", sorted(installed_recipes()))
 def test_every_installed_recipe_loads(name):
-    assert load_recipe(name).stages
+    data = [f"{table}.{key}=x" for table in ("data", "test") for key in ("name", "root")]  # which a base leaves out
+    assert load_recipe(name, data).stages
 
 
 def test_a_base_is_merged_key_by_key(recipe_file):
@@ -65,6 +66,11 @@ def test_overrides_take_toml_values_and_bare_words(recipe_file):
         ("vi=3", "'vi' should be"),
         ("vi.visible.generic.crop_scale=[2.0, 3.0]", "crop_scale"),
         ("novalue", "expected KEY=VALUE"),
+        ("vi.optimiser.schedule=step", "needs milestones"),
+        ("vi.optimiser.milestones=[20, 50]", "only it has them"),
+        ("vi.optimiser.ema_decay=1.0", "ema_decay = 1.0"),
+        ("evaluation.every_epochs=1", r"needs a table [dev]"),
+        ("precision=int8", "one of 'float32', 'bfloat16', 'float16'"),
     ],
 )
 def test_errors_name_the_key(recipe_file, change, message):
@@ -81,6 +87,9 @@ def test_errors_name_the_key(recipe_file, change, message):
         (MINIMAL + "[soup]\n", "soup averages the two paths"),
         (MINIMAL.replace("[vi]\nepochs = 3", ""), "no stage"),
         ('base = "recipe.toml"', "its own base"),
+        (MINIMAL + "identity_weight = 0\ntriplet_weight = 0\n", "has no loss"),
+        (MINIMAL + '[dev]\nname = "csv"\nroot = "dev"\n[evaluation]\nevery_epochs = 1\n', "not the one of"),
+        ('cuda_graph = true\nprecision = "float16"\n' + MINIMAL, "use bfloat16"),
     ],
 )
 def test_files_that_are_no_recipe(recipe_file, text, message):

@@ -1,4 +1,4 @@
-"""The training layer on a tiny drawn set: all four stages, resume, and what stops a run."""
+"""The training layer on a tiny drawn set: what a run leaves, and each part of a step against its definition."""
 
 import json
 import math
@@ -7,48 +7,21 @@ import signal
 
 import pytest
 import torch
+from filling import filled
+from tiny_run import assert_same_outcome, write_tiny_recipe
+from torch import nn
 
-from toplight_ext import data, models, training
+from toplight_ext import data, evaluation, inference, models, training
 from toplight_ext.errors import InputError
-from toplight_ext.training import loop
-from toplight_ext.training.checkpoint import load_checkpoint, save_checkpoint
+from toplight_ext.training import optimisers, runner, stages
+from toplight_ext.training.loop import Training
 from toplight_ext.training.recipe import Optimiser
-
-RECIPE = """
-name = "tiny"
-size = [64, 32]
-threads = 1
-data = {{ name = "synthetic", root = "{root}", split = "train" }}
-test = {{ name = "synthetic", root = "{root}", split = "dev" }}
-pretraining_data = {{ name = "folder", root = "{root}/train/visible" }}
-[model]
-backbone = "mobilenetv3_small_100"
-slices = [2, 2]
-[pretrain]
-epochs = 1
-batch_size = 8
-[top]
-epochs = 2
-batch_size = 8
-path1 = {{ colour = {{}} }}
-path2 = {{ texture = {{}} }}
-[soup]
-statistics_batches = 2
-[vi]
-epochs = 2
-identities = 4
-images_per_identity = 2
-infonce_weight = 1.0
-"""
+from toplight_ext.training.update import GraphedUpdate, Update
 
 
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    data.draw_synthetic(folder / "drawn", identities=8, dev_identities=6, views=3, size=(64, 32))
-    path = folder / "recipe.toml"
-    path.write_text(RECIPE.format(root=folder / "drawn"))
-    return path
+    return write_tiny_recipe(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +30,33 @@ def finished(recipe_file, tmp_path_factory):
     return training.start(training.load_recipe(recipe_file), tmp_path_factory.mktemp("whole") / "run")
 
 
+@pytest.fixture
+def run_vi(recipe_file, tmp_path):
+    """Run the last stage alone, with these overrides."""
+
+    def run(*overrides, name="run"):
+        recipe = training.load_recipe(recipe_file.with_name("vi.toml"), overrides)
+        return training.start(recipe, tmp_path / name)
+
+    return run
+
+
+def lines(run, name="metrics.jsonl"):
+    return [json.loads(line) for line in (run.folder / name).read_text().splitlines()]
+
+
 def test_a_run_leaves_weights_metrics_and_results_of_every_stage(finished):
     stages = ["pretrain", "top", "soup", "vi"]
     assert [entry["stage"] for entry in finished.finished] == stages
     assert [result["name"] for result in finished.results] == stages
     assert all(0 <= result["mAP"] <= 1 and result["valid_queries"] == 18 for result in finished.results)
-    assert not finished.checkpoint.exists()
-    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in lines] == ["pretrain"] * 3 + ["top"] * 6 + ["vi"] * 6
-    assert all(math.isfinite(line["loss"]) for line in lines)
-    for line in lines:
+    left = {path.name for path in finished.folder.iterdir()}
+    logs = {"metrics.jsonl", "stages.json", "evaluation.json", "ranked.json", "analysis.json"}
+    assert left == {".lock", "recipe.toml", "environment.json", *logs, *(f"{stage}.safetensors" for stage in stages)}
+    logged = lines(finished)
+    assert [line["stage"] for line in logged] == ["pretrain"] * 3 + ["top"] * 6 + ["vi"] * 6
+    assert all(math.isfinite(line["loss"]) for line in logged)
+    for line in logged:
         parts = [line[k] for k in line if k not in ("stage", "step", "epoch", "learning_rate", "loss")]
         assert sum(parts) == pytest.approx(line["loss"], rel=1e-5)
     ranked = json.loads((finished.folder / "ranked.json").read_text())["queries"]
@@ -85,57 +75,49 @@ def test_the_soup_is_the_mean_of_the_paths_with_stems_apart(finished):
     assert any(not torch.equal(soup[key], soup[key.replace("visible", "infrared")]) for key in stem)
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 7, 11])
-def test_a_stopped_run_resumes_to_the_same_bits(recipe_file, finished, tmp_path, monkeypatch, stop_after):
-    steps = iter(range(stop_after))
-    update = loop._update
+def test_a_run_that_is_stopped_in_every_stage_resumes_to_the_same_bits(recipe_file, finished, tmp_path, monkeypatch):
+    """SIGTERM after a step of each stage, in the middle of the soup, and in an evaluation."""
+    stops = {("pretrain", 0), ("top", 2), ("vi", 4)}
+    take, reestimate, extract = Training.take, stages.reestimate_statistics, runner.extract_features
 
-    def update_then_stop(*arguments):
-        values = update(*arguments)
-        if next(steps, None) == stop_after - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return values
+    def terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "_update", update_then_stop)
-    with pytest.raises(training.Interrupted, match="toplight resume"):
-        training.start(training.load_recipe(recipe_file), tmp_path / "run")
-    monkeypatch.setattr(loop, "_update", update)
-    resumed = training.resume(tmp_path / "run")
+    def take_then_stop(self, *arguments):
+        place = self.stage.name, self._step
+        take(self, *arguments)
+        if place in stops:
+            stops.remove(place)
+            terminate()
 
-    assert (resumed.folder / "metrics.jsonl").read_bytes() == (finished.folder / "metrics.jsonl").read_bytes()
-    ours, theirs = (models.read_weights(run.weights("vi")).state for run in (resumed, finished))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert [r["mAP"] for r in resumed.results] == [r["mAP"] for r in finished.results]
+    def soup_then_stop(model, pairs):
+        if "soup" not in stops:
+            stops.add("soup")
+            next(iter(pairs))
+            terminate()
+        return reestimate(model, pairs)
 
+    def evaluate_then_stop(*arguments):
+        if "evaluation" not in stops:
+            stops.add("evaluation")
+            terminate()
+        return extract(*arguments)
 
-def test_metrics_after_the_last_checkpoint_are_taken_back(recipe_file, finished, tmp_path, monkeypatch):
-    """A killed process leaves lines that its checkpoint does not know."""
-
-    class Killed(BaseException):
-        pass
-
-    update = loop._update
-
-    def dies(stage, optimiser, batch, rate, device, precision, step):
-        if (stage.name, step) == ("top", 5):
-            raise Killed
-        return update(stage, optimiser, batch, rate, device, precision, step)
-
-    monkeypatch.setattr(loop, "_update", dies)
-    with pytest.raises(Killed):
-        training.start(training.load_recipe(recipe_file), tmp_path / "run")
-    monkeypatch.setattr(loop, "_update", update)
-    resumed = training.resume(tmp_path / "run")
-    assert (resumed.folder / "metrics.jsonl").read_bytes() == (finished.folder / "metrics.jsonl").read_bytes()
-
-
-def test_a_loss_that_is_not_finite_stops_before_the_update(recipe_file, tmp_path):
-    overrides = ["pretrain.optimiser={learning_rate=1e30, warmup_epochs=0}", "pretrain.epochs=4"]
-    with pytest.raises(training.TrainingError, match=r"stage pretrain, step \d+: the loss is not finite"):
-        training.start(training.load_recipe(recipe_file, overrides), tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert all(math.isfinite(json.loads(line)["loss"]) for line in lines)
-    assert not (tmp_path / "run" / "pretrain.safetensors").exists()
+    monkeypatch.setattr(Training, "take", take_then_stop)
+    monkeypatch.setattr(stages, "reestimate_statistics", soup_then_stop)
+    monkeypatch.setattr(runner, "extract_features", evaluate_then_stop)
+    folder, stopped = tmp_path / "run", []
+    while len(stopped) < 6:
+        try:
+            training.resume(folder) if folder.exists() else training.start(training.load_recipe(recipe_file), folder)
+            break
+        except training.Interrupted as error:
+            stopped.append(str(error))
+    assert [text.partition(":")[0] for text in stopped] == [
+        f"stopped in stage {stage}" for stage in ("pretrain", "pretrain", "top", "soup", "vi")
+    ]
+    assert all(text.endswith(f"toplight resume {folder}") for text in stopped)
+    assert_same_outcome(folder, finished.folder)
 
 
 def test_nothing_is_written_for_a_data_set_that_is_not_there(recipe_file, tmp_path):
@@ -151,17 +133,197 @@ def test_a_folder_that_holds_something_is_refused(recipe_file, finished, tmp_pat
         training.resume(tmp_path)
 
 
+def test_all_losses_options_and_looks_at_the_dev_split_are_recorded(recipe_file, run_vi):
+    """Every key that changes a step, in one run; its figures are checked where each is defined."""
+    losses = ("weighted_triplet", "circle", "centre", "hetero_centre", "hetero_centre_triplet")
+    root = recipe_file.parent / "drawn"
+    run = run_vi(
+        *(f"vi.{name}_weight=0.1" for name in losses),
+        "vi.gray=true",
+        "vi.optimiser={name='sgd', learning_rate=0.01, schedule='step', milestones=[1], ema_decay=0.5, clip_norm=1.0}",
+        "model.checkpointing=true",
+        "model.embed=false",
+        "deterministic=true",
+        "tensorboard=true",
+        "mean=[0.5, 0.5, 0.5]",
+        f"data.cache='{root.parent / 'cache'}'",
+        f"dev={{name='synthetic', root='{root}', split='train'}}",
+        "evaluation.every_epochs=1",
+    )
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert set(lines(run)[0]) >= {"identity", "triplet", "infonce", *losses}
+    assert [line["learning_rate"] for line in lines(run)][3:] == pytest.approx([0.001] * 3)
+    assert [(line["step"], line["epoch"]) for line in lines(run, "dev.jsonl")] == [(3, 1), (6, 2)]
+    assert list((root.parent / "cache").glob("decoded-*")) and list((run.folder / "tensorboard").iterdir())
+    model, metadata = models.load_weights(run.weights("vi"))
+    assert (metadata["gray"], metadata["mean"], metadata["size"]) == (True, [0.5, 0.5, 0.5], [32, 16])
+    # The average of the weights is what is looked at and what is left, and is fed as in training.
+    fed = inference.Preprocessing.of(metadata)
+    features = inference.extract_features(model, data.load_dataset("synthetic", root, "train"), fed)
+    found = evaluation.evaluate(features, evaluation.parse_protocol("synthetic", "infrared->visible", 1, None))
+    assert found.mAP == pytest.approx(lines(run, "dev.jsonl")[-1]["mAP"], abs=1e-12)
+
+
+def test_gray_is_the_luma_of_the_pixels():
+    pil = pytest.importorskip("PIL.Image")
+    pixels = (filled("pixels", (6, 5, 3), 0, 1) * 255).round()
+    fed = inference.Preprocessing((6, 5), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), gray=True)
+    mean, std = (torch.tensor(values).double() for values in (fed.mean, fed.std))
+    image = ((pixels / 255 - mean) / std).permute(2, 0, 1)[None]
+    visible, infrared = (fed.colourless(image, modality)[0] for modality in data.Modality)
+    assert torch.equal(infrared, image[0])
+    gray = (visible.permute(1, 2, 0) * std + mean) * 255
+    expected = torch.tensor(list(pil.fromarray(pixels.byte().numpy()).convert("L").tobytes())).view(6, 5, 1)
+    assert (gray - expected).abs().max() <= 0.51  # Pillow rounds to a grey level
+
+
+def test_half_precision_trains_alike(run_vi):
+    full, *halves = (
+        lines(run_vi(f"precision='{precision}'", "vi.epochs=1", name=precision))
+        for precision in ("float32", "bfloat16", "float16")
+    )
+    for half in halves:
+        assert half[0]["loss"] != full[0]["loss"]
+        assert half[0]["loss"] == pytest.approx(full[0]["loss"], rel=0.05)
+
+
+def test_a_compiled_step_is_the_step(run_vi, monkeypatch):
+    """Traced by dynamo as a whole, all losses included; what a compiler then makes of it takes minutes."""
+    weights = (f"vi.{name}_weight=0.1" for name in ("weighted_triplet", "circle", "centre", "hetero_centre_triplet"))
+    overrides = [*weights, "vi.gray=true", "vi.epochs=1"]
+    plain = lines(run_vi(*overrides, name="plain"))
+    compiles = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiles(self, backend="eager", fullgraph=True))
+    compiled = lines(run_vi("compile=true", *overrides, name="compiled"))
+    for line, expected in zip(compiled, plain, strict=True):
+        assert line.pop("stage") == expected.pop("stage")
+        assert line == pytest.approx(expected, rel=1e-4)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+
+
+class TwoTerms(nn.Module):
+    """Of a network's outputs, as a stage's objective is; what is at 1e300 gives a loss that is not finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, images, labels):
+        out = self.net(*images)
+        return {"square": out.square().mean(), "distance": (out[:, 0] - labels[0]).abs().mean()}
+
+
+SETTINGS = {
+    "adamw": Optimiser(learning_rate=0.1),
+    "sgd": Optimiser(name="sgd", learning_rate=0.1, weight_decay=0.1),
+}
+
+
+def take_steps(settings, batches, clip_norm=None):
+    """The trained objective, and the records of its steps."""
+    objective = TwoTerms()
+    fused = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.name == "adamw":
+        optimiser = torch.optim.AdamW(objective.parameters(), **fused)
+    else:
+        optimiser = torch.optim.SGD(objective.parameters(), momentum=0.9, nesterov=True, **fused)
+        for parameter in objective.parameters():
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    update = Update(objective, optimiser, "float32", torch.device("cpu"), clip_norm)
+    return objective, [update([images], [torch.zeros(4)]).tolist() for images in batches]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_step_that_is_not_finite_is_not_taken(name):
+    """Not even the first one, when the optimiser has no state yet: the others go on as if it had not been."""
+    good = [torch.randn(4, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(3)]
+    bad = torch.full((4, 3), math.inf, dtype=torch.float64)
+    kept, records = take_steps(SETTINGS[name], [bad, good[0], bad, *good[1:]])
+    expected, clean = take_steps(SETTINGS[name], good)
+    assert [record[0] for record in records] == [1, 0, 1, 0, 0]
+    assert [record for record in records if not record[0]] == clean
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_run_stops_at_what_is_not_finite_and_names_step_and_images(run_vi, tmp_path, monkeypatch):
+    forward = stages.VIObjective.forward
+    calls = iter(range(9))
+
+    def breaks(self, images, labels):
+        terms = forward(self, images, labels)
+        return {name: term * math.nan if next(calls) == 4 else term for name, term in terms.items()}
+
+    monkeypatch.setattr(stages.VIObjective, "forward", breaks)
+    # Three terms a step: the fifth call is the second term of step 1.
+    with pytest.raises(training.TrainingError, match=r"stage vi, step 1: the loss is not finite .*nan.*\.jpg"):
+        run_vi()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not (tmp_path / "run" / "vi.safetensors").exists()
+
+
+def test_gradients_are_clipped_to_the_norm():
+    batch = [torch.ones(4, 3, dtype=torch.float64)]
+    plain, steps = Optimiser(name="sgd", learning_rate=1.0, weight_decay=0.0), []
+    for clip_norm in (None, 0.01):
+        objective, _ = take_steps(plain, batch, clip_norm)
+        start = network().parameters()
+        moved = [(p - q).flatten() for p, q in zip(objective.parameters(), start, strict=True)]
+        steps.append(torch.cat(moved))
+    # Nesterov's first step is (1 + momentum) times the gradient.
+    assert steps[1].norm().item() == pytest.approx(1.9 * 0.01, rel=1e-4)
+    torch.testing.assert_close(steps[1] / steps[1].norm(), steps[0] / steps[0].norm())
+
+
 def test_learning_rate_warms_up_and_falls_to_zero():
     settings = Optimiser(learning_rate=1.0, warmup_epochs=2)
-    rates = [loop.learning_rate(settings, step, steps_per_epoch=10, steps=100) for step in range(100)]
+    rates = [optimisers.learning_rate(settings, step, steps_per_epoch=10, steps=100) for step in range(100)]
     assert rates[:20] == sorted(rates[:20]) and rates[20] == 1.0 and rates[20:] == sorted(rates[20:], reverse=True)
     assert 0 < rates[-1] < 0.001 and rates[60] == pytest.approx(0.5)
 
 
-def test_norms_and_biases_are_not_decayed():
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
-    decayed, kept = loop.build_optimiser(network, Optimiser()).param_groups
-    assert [p.ndim for p in decayed["params"]] == [4] and len(kept["params"]) == 3 and kept["weight_decay"] == 0
+def test_learning_rate_of_agw_falls_by_ten_at_its_milestones():
+    settings = Optimiser(learning_rate=0.1, warmup_epochs=0, schedule="step", milestones=(20, 50))
+    rates = [optimisers.learning_rate(settings, step, steps_per_epoch=2, steps=160) for step in (0, 39, 40, 99, 100)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_blocks_have_their_own_rate_and_norms_and_biases_are_not_decayed():
+    model = models.create_model("mobilenetv3_small_100", num_classes=5, neck="fdr", slices=(2, 2), groups=64)
+    optimiser = optimisers.build_optimiser(model, model, Optimiser(backbone_factor=0.1, weight_decay=0.2))
+    optimisers.set_learning_rate(optimiser, 0.5)
+    group_of = {id(p): group for group in optimiser.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in group_of
+            continue
+        group = group_of[id(parameter)]
+        assert group["lr"] == (0.05 if name.split(".")[0] in ("visible", "infrared", "shared") else 0.5), name
+        assert group["weight_decay"] == (0.2 if parameter.squeeze().ndim > 1 else 0.0), name
+
+
+def test_the_average_follows_its_recurrence_and_changes_places_with_the_network():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = optimisers.Average(net, 0.5)
+    expected = {key: value.clone() for key, value in net.state_dict().items()}
+    for step in range(12):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter += step + 1
+            net[1].running_mean += 1
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        for key, value in net.state_dict().items():
+            if value.is_floating_point():
+                expected[key] = decay * expected[key] + (1 - decay) * value
+    live = {key: value.clone() for key, value in net.state_dict().items()}
+    with average.shown():
+        shown = {key: value.clone() for key, value in net.state_dict().items()}
+    torch.testing.assert_close(shown, expected)
+    assert all(torch.equal(value, live[key]) for key, value in net.state_dict().items())
 
 
 def test_reestimated_statistics_are_those_of_the_data():
@@ -174,13 +336,16 @@ def test_reestimated_statistics_are_those_of_the_data():
         torch.testing.assert_close(path[0][1].running_mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
 
 
-def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"step": 3})
-    assert load_checkpoint(path)["step"] == 3
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="not a readable checkpoint"):
-        load_checkpoint(path)
-    torch.save([1], path)
-    with pytest.raises(InputError, match="not a checkpoint of this version"):
-        load_checkpoint(path)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_a_graphed_step_is_the_step():
+    device, results = torch.device("cuda"), []
+    batches = [torch.randn(4, 3, generator=torch.Generator().manual_seed(i)).to(device) for i in range(8)]
+    for graphed in (False, True):
+        objective = TwoTerms().float().to(device)
+        optimiser = torch.optim.AdamW(
+            objective.parameters(), lr=torch.tensor(0.1, device=device), fused=True, capturable=True
+        )
+        update = Update(objective, optimiser, "float32", device, 1.0, graphed)
+        update = GraphedUpdate(update) if graphed else update
+        results.append([update([images], [torch.zeros(4, device=device)]).tolist() for images in batches])
+    assert results[0] == pytest.approx(results[1], rel=1e-5)

@@ -41,7 +41,7 @@ def pair_distances(features: Features, protocol: Protocol, metric: Metric = "cos
         InputError: as `evaluate`.
     """
     trial = next(iter(protocol.trials(features)))
-    queries = trial.query[_spread(len(trial.query), _MOST_QUERIES)]
+    queries = trial.query[spread(len(trial.query), _MOST_QUERIES)]
     lists = ranked_lists(features, protocol, top=len(trial.gallery), queries=queries, metric=metric)
     seen = lists.gallery >= 0
     edges = np.histogram_bin_edges(lists.distances[seen], _BINS)
@@ -57,7 +57,7 @@ def projection(features: Features, protocol: Protocol, metric: Metric = "cosine"
     as many, spread evenly, are taken. The sign of a component is that of its largest weight.
     """
     trial = next(iter(protocol.trials(features)))
-    rows = np.concatenate([side[_spread(len(side), _MOST_POINTS)] for side in trial])
+    rows = np.concatenate([side[spread(len(side), _MOST_POINTS)] for side in trial])
     chosen = features.features[rows].astype(np.float64)
     if metric == "cosine":
         chosen /= np.linalg.norm(chosen, axis=1, keepdims=True)
@@ -70,6 +70,6 @@ def projection(features: Features, protocol: Protocol, metric: Metric = "cosine"
     return Projection(rows, chosen @ (plane * np.where(largest < 0, -1, 1)).T, variance)
 
 
-def _spread(count: int, most: int) -> np.ndarray:
+def spread(count: int, most: int) -> np.ndarray:
     """Positions of at most `most` of `count` things, spread evenly."""
     return np.linspace(0, count - 1, min(count, most)).astype(int)

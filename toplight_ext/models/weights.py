@@ -35,7 +35,10 @@ def save_weights(path: str | os.PathLike[str], model: DualPathNetwork, **metadat
     """Write a network made by `create_model`, atomically.
 
     Args:
-        metadata: further fields to keep with the weights, such as data split and recipe; what JSON can hold.
+        metadata: further fields to keep with the weights; what JSON can hold. Training keeps `stage`, `recipe`,
+            `trained_on` (data set and split) and what the network is to be fed, for everything that uses it later:
+            `size` (height, width in pixels), `mean` and `std` (red, green, blue, of pixels in 0..1) and `gray`
+            (visible images lose their colour), the fields of `inference.Preprocessing`.
 
     Raises:
         InputError: the network is not from `create_model`, or a tensor is not finite.

@@ -1,7 +1,11 @@
-"""Checkpoints of a running stage: written atomically, read without unpickling code."""
+"""Checkpoints of a running stage: the newest and the one before it, each with its checksum."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +14,76 @@ import torch
 from ..errors import InputError
 from ..files import replacing
 
-FORMAT = 1
+# Behind what torch.save wrote, which torch.load reads as it is: this mark, the checksum of all before it in
+# hexadecimal digits, and a line's end.
+_MARK = b"\ntoplight_ext checkpoint 2 blake2b "
+_TRAILER = len(_MARK) + 64 + 1
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain containers) to `path`, atomically."""
-    with replacing(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+class Checkpoints:
+    """The files `checkpoint.pt` and `checkpoint.previous.pt` of a folder.
+
+    A new one is written beside them and takes the newest one's place when it lies whole on the disk, and that one
+    the place of the previous. So one whole state is there at every moment.
+    """
+
+    def __init__(self, folder: Path):
+        self.newest = folder / "checkpoint.pt"
+        self.previous = folder / "checkpoint.previous.pt"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write `state`: tensors and plain containers."""
+        content = io.BytesIO()
+        torch.save(state, content)
+        content.write(_MARK + _checksum(content.getbuffer()) + b"\n")
+        with replacing(self.newest) as temporary:
+            temporary.write_bytes(content.getbuffer())
+            if self.newest.exists():
+                os.replace(self.newest, self.previous)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that can be used, None where there is none; what is refused is said on standard error.
+
+        Raises:
+            InputError: there are checkpoints, and none of them can be used.
+        """
+        refused = []
+        for path in (self.newest, self.previous):
+            if path.exists():
+                try:
+                    state = load_checkpoint(path)
+                except InputError as error:
+                    refused.append(str(error))
+                else:
+                    for reason in refused:
+                        print(f"{reason}; continuing from {path.name}", file=sys.stderr)
+                    return state
+        if refused:
+            raise InputError(f"{'; '.join(refused)}. Delete them to begin the stage anew")
+        return None
+
+    def remove(self) -> None:
+        self.previous.unlink(missing_ok=True)
+        self.newest.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote.
+    """Read what `Checkpoints.save` wrote, without running code from it.
 
     Raises:
-        InputError: the file is truncated, or is not one of ours.
+        InputError: the file cannot be read, is truncated or damaged, or is not one of ours.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable checkpoint: {reason}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this version of toplight_ext")
-    return state
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: refused, it cannot be read: {error.strerror}") from error
+    body, trailer = content[:-_TRAILER], bytes(content[-_TRAILER:])
+    if not trailer.startswith(_MARK):
+        raise InputError(f"{path}: refused, it is truncated or not a checkpoint of this version of toplight_ext")
+    if trailer[len(_MARK) : -1] != _checksum(body):
+        raise InputError(f"{path}: refused, it is damaged: its content does not have its checksum")
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+
+
+def _checksum(content: memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=32).hexdigest().encode()

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch, ImagePipeline, Stream
 from ..errors import InputError
+from ..models import DualPathNetwork
 from ..progress import progress_bar
-from .checkpoint import load_checkpoint, save_checkpoint
+from .optimisers import Average, build_optimiser, learning_rate, set_learning_rate
+from .processes import synchronise_norms, world_size
 from .recipe import Optimiser
 from .run import Run
+from .stopping import Interrupted, Stop, TrainingError
+from .update import GraphedUpdate, Update, agreed
 
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step and what to do."""
-
-
-class Interrupted(TrainingError):
-    """SIGINT or SIGTERM: a checkpoint was written."""
+# What is recorded of a network on the way, and under which names.
+Look = Callable[[DualPathNetwork], dict[str, float]]
 
 
 @dataclass
 class Stage:
     """What one stage trains, and on what.
 
-    `losses(batch)` returns the weighted terms by name; their sum is minimised. Batch k of the streams is a
-    function of the seed and k alone, so a stage resumes exactly by starting its pipeline at step k.
+    Batch k of the streams is a function of the seed and k alone, so a stage resumes exactly by starting its pipeline
+    at step k. In a process of several the images of a batch are its part, the labels those of the whole batch.
     """
 
     name: str
-    model: nn.Module  # the network that the stage leaves behind
-    trained: nn.Module  # the network and whatever is only needed to train it
+    model: DualPathNetwork  # the network that the stage leaves behind
+    objective: nn.Module  # holds all that is trained; (images, labels) -> weighted loss terms by name
     streams: tuple[Stream, ...]
-    losses: Callable[[Batch], dict[str, Tensor]]
+    labels: np.ndarray  # (N,) class of each sample of the streams
     steps_per_epoch: int
     epochs: int
     optimiser: Optimiser
@@ -50,143 +52,197 @@ class Stage:
         return self.steps_per_epoch * self.epochs
 
 
-def train_stage(run: Run, stage: Stage, device: torch.device) -> tuple[float, int]:
-    """Train `stage` to its end, from its checkpoint if the run has one.
+class Taken(NamedTuple):
+    """A step that was taken and whose figures the device may still be computing."""
 
-    Returns:
-        Seconds spent, over all resumes, and images seen.
+    step: int
+    rate: float
+    indices: tuple[np.ndarray, ...]
+    record: Tensor  # of `Update`, then whether to stop
+
+
+class Training:
+    """One stage under way: its state, and how that goes to the disk and comes back.
+
+    Args:
+        look: what to record of the network every `evaluation.every_epochs`; None records nothing.
 
     Raises:
-        TrainingError: the loss is not finite; the weights are those before the step.
-        Interrupted: a signal asked to stop; the checkpoint is written.
+        InputError: there is a checkpoint, and it cannot be used.
     """
-    stage.trained.to(device, memory_format=torch.channels_last)
-    optimiser = build_optimiser(stage.trained, stage.optimiser)
-    state = _restore(run, stage, optimiser)
-    step, images, began = state["step"], state["images"], time.monotonic() - state["seconds"]
 
-    def checkpoint() -> None:
-        save_checkpoint(
-            run.checkpoint,
-            {
-                "stage": stage.name,
-                "step": step,
-                "images": images,
-                "seconds": time.monotonic() - began,
-                "metrics_size": run.metrics_size,
-                "trained": stage.trained.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "random": torch.get_rng_state(),
-            },
+    def __init__(self, run: Run, stage: Stage, device: torch.device, look: Look | None = None):
+        self.stage = stage
+        self._run, self._device, self._look = run, device, look
+        recipe, settings, objective = run.recipe, stage.optimiser, stage.objective
+        objective.to(device, memory_format=torch.channels_last)
+        if world_size() > 1 and recipe.sync_batchnorm:
+            synchronise_norms(objective, device)
+        self._optimiser = build_optimiser(objective, stage.model, settings, recipe.cuda_graph)
+        self._average = None if settings.ema_decay is None else Average(stage.model, settings.ema_decay)
+        if recipe.compile:
+            objective.compile()
+        if world_size() > 1:
+            # static_graph: which parameters the losses of a recipe leave without gradient never changes.
+            objective = DistributedDataParallel(objective, static_graph=True)
+        self._update = Update(
+            objective, self._optimiser, recipe.precision, device, settings.clip_norm, recipe.cuda_graph
+        )
+        self._new_weights = GraphedUpdate(self._update) if recipe.cuda_graph else self._update
+        self._taken: deque[Taken] = deque()
+        self._asked_to_stop: int | None = None  # the first step whose record says so
+        self._step, self._images, self._seconds = 0, 0, 0.0
+        self._restore()
+        self._began = time.monotonic() - self._seconds
+
+    def to_the_end(self, stop: Stop) -> tuple[float, int]:
+        """Take the remaining steps; then the stage's network holds what the stage leaves behind.
+
+        Returns:
+            Seconds spent, over all resumes, and images seen.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; the weights are those before the step.
+            Interrupted: a signal asked to stop; the checkpoint is written.
+        """
+        stage, recipe = self.stage, self._run.recipe
+        every, limit = recipe.checkpoint.steps or stage.steps_per_epoch, 60 * recipe.checkpoint.minutes
+        written = time.monotonic()
+        stage.objective.train()
+        with stop.deferred(), self.batches() as batches, progress_bar(stage.name, stage.steps, self._step) as advance:
+            for batch in batches:
+                self.take(batch, stop.requested)
+                # The newest step's figures are left to the device, so that the host is ahead of it.
+                note = self.log(leave=1)
+                ended, look = self._step == stage.steps, self._look_due()
+                # Not sooner, even where the figures were read sooner: all processes stop after the same step.
+                stopping = self._asked_to_stop is not None and self._step > self._asked_to_stop + 1
+                save = stopping or self._step % every == 0 or time.monotonic() - written > limit
+                if ended or look or save:
+                    self.log(leave=0)
+                if look:
+                    self._record_look()
+                if save and not ended:
+                    self._save()
+                    written = time.monotonic()
+                    if stopping:
+                        raise Interrupted(stop.message)
+                advance(note=note)
+        if self._average is not None:
+            self._average.exchange()
+        return time.monotonic() - self._began, self._images
+
+    def batches(self) -> ImagePipeline:
+        """Those of the remaining steps."""
+        recipe = self._run.recipe
+        return ImagePipeline(
+            self.stage.streams,
+            size=recipe.size,
+            seed=recipe.seed,
+            start_step=self._step,
+            steps=self.stage.steps - self._step,
+            device=self._device.type,
+            threads=recipe.threads,
+            mean=recipe.mean,
+            std=recipe.std,
         )
 
-    stage.trained.train()
-    recipe = run.recipe
-    batches = ImagePipeline(
-        stage.streams,
-        size=recipe.size,
-        seed=recipe.seed,
-        start_step=step,
-        steps=stage.steps - step,
-        device=device.type,
-        threads=recipe.threads,
-    )
-    with batches, _stop_on_signal() as stopped, progress_bar(stage.name, stage.steps, done=step) as advance:
-        for batch in batches:
-            rate = learning_rate(stage.optimiser, step, stage.steps_per_epoch, stage.steps)
-            values = _update(stage, optimiser, batch, rate, device, recipe.precision, step)
-            images += sum(view.shape[0] for stream in batch.images for view in stream)
-            run.log(stage.name, step, {"epoch": step // stage.steps_per_epoch, "learning_rate": rate, **values})
-            step += 1
-            advance(note=f"loss {values['loss']:.3f}  {images / (time.monotonic() - began):.0f} images/s")
-            if stopped():
-                checkpoint()
-                raise Interrupted(f"stopped in stage {stage.name} after step {step}: toplight resume {run.folder}")
-            if step % stage.steps_per_epoch == 0 and step < stage.steps:
-                checkpoint()
-    return time.monotonic() - began, images
+    def take(self, batch: Batch, stop: bool = False) -> None:
+        """One step on this process's part of a batch; `stop` asks all processes to stop."""
+        stage = self.stage
+        # Depthwise convolutions run 1.6 times as fast on channels_last, on a CPU.
+        images = [
+            view.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+            for stream in batch.images
+            for view in stream
+        ]
+        labels = [torch.from_numpy(stage.labels[stream.indices(self._step)]) for stream in stage.streams]
+        if self._device.type == "cuda":  # from other memory the host would wait for the copy
+            labels = [rows.pin_memory().to(self._device, non_blocking=True) for rows in labels]
+        rate = learning_rate(stage.optimiser, self._step, stage.steps_per_epoch, stage.steps)
+        set_learning_rate(self._optimiser, rate)
+        record = agreed(self._new_weights(images, labels), stop)
+        if self._average is not None:
+            self._average.update(self._step)
+        self._taken.append(Taken(self._step, rate, batch.indices, record))
+        self._step += 1
+        self._images += sum(len(rows) * len(s.views) for rows, s in zip(labels, stage.streams, strict=True))
 
+    def log(self, leave: int) -> str:
+        """Read and write the figures of all but the newest `leave` steps; a note on the last of them."""
+        note = ""
+        while len(self._taken) > leave:
+            step, rate, indices, record = self._taken.popleft()
+            failed, loss, *terms, stop = record.tolist()
+            values = dict(zip(self._update.names, terms, strict=True))
+            if failed:
+                raise TrainingError(self._failure(step, indices, loss, values))
+            epoch = step // self.stage.steps_per_epoch
+            self._run.log(self.stage.name, step, {"epoch": epoch, "learning_rate": rate, "loss": loss, **values})
+            if stop and self._asked_to_stop is None:
+                self._asked_to_stop = step
+            note = f"loss {loss:.3f}  {self._images / (time.monotonic() - self._began):.0f} images/s"
+        return note
 
-def _update(stage, optimiser, batch, rate: float, device: torch.device, precision: str, step: int) -> dict[str, float]:
-    """One optimiser step; the loss terms as numbers."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    half = precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        terms = stage.losses(batch)
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
-    if not torch.isfinite(loss):
-        names = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
-        pairs = zip(stage.streams, batch.indices, strict=True)
+    def _failure(self, step: int, indices: tuple[np.ndarray, ...], loss: float, values: dict[str, float]) -> str:
+        what = "gradient" if math.isfinite(loss) else "loss"
+        names = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        pairs = zip(self.stage.streams, indices, strict=True)
         paths = [str(stream.samples[i].path) for stream, rows in pairs for i in rows[:3]]
-        raise TrainingError(
-            f"stage {stage.name}, step {step}: the loss is not finite ({names}); the step was not taken and the "
-            f"last checkpoint is kept. Lower optimiser.learning_rate or set optimiser.clip_norm. "
+        return (
+            f"stage {self.stage.name}, step {step}: the {what} is not finite ({names}); the step was not taken and "
+            f"the last checkpoint is kept. Lower optimiser.learning_rate or set optimiser.clip_norm. "
             f"First images of the batch: {', '.join(paths)}"
         )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if stage.optimiser.clip_norm is not None:
-        nn.utils.clip_grad_norm_(stage.trained.parameters(), stage.optimiser.clip_norm)
-    optimiser.step()
-    return {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
 
+    def _look_due(self) -> bool:
+        epochs, rest = divmod(self._step, self.stage.steps_per_epoch)
+        return self._look is not None and rest == 0 and epochs % self._run.recipe.evaluation.every_epochs == 0
 
-def build_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
-    """AdamW or SGD with Nesterov momentum; vectors (biases, norm parameters) are not decayed."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.squeeze().ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.squeeze().ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True, fused=True)
+    def _record_look(self) -> None:
+        shown = contextlib.nullcontext() if self._average is None else self._average.shown()
+        with shown:
+            figures = self._look(self.stage.model)
+        self.stage.objective.train()
+        epoch = self._step // self.stage.steps_per_epoch
+        self._run.log_dev(self.stage.name, self._step, {"epoch": epoch, **figures})
 
+    def _save(self) -> None:
+        if not self._run.writes:
+            return
+        cuda = self._device.type == "cuda"
+        self._run.checkpoints.save(
+            {
+                "stage": self.stage.name,
+                "step": self._step,
+                "images": self._images,
+                "seconds": time.monotonic() - self._began,
+                "logs": self._run.flushed_sizes(),
+                "trained": self.stage.objective.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "scaler": self._update.scaler.state_dict(),
+                "average": [] if self._average is None else self._average.values,
+                "random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state() if cuda else None,
+            }
+        )
 
-def learning_rate(settings: Optimiser, step: int, steps_per_epoch: int, steps: int) -> float:
-    """Linear warm-up over `warmup_epochs`, then half a cosine down to zero; a function of the step alone."""
-    warmup = settings.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / (warmup + 1)
-    return settings.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2
-
-
-def _restore(run: Run, stage: Stage, optimiser: torch.optim.Optimizer) -> dict:
-    """Where the stage stands: its checkpoint, or its beginning."""
-    finished = run.finished
-    start = {"step": 0, "images": 0, "seconds": 0.0, "metrics_size": finished[-1]["metrics_size"] if finished else 0}
-    if run.checkpoint.exists():
-        state = load_checkpoint(run.checkpoint)
-        if state["stage"] == stage.name:
-            try:
-                stage.trained.load_state_dict(state["trained"])
-                optimiser.load_state_dict(state["optimiser"])
-            except (RuntimeError, ValueError, KeyError) as error:
-                raise InputError(f"{run.checkpoint} does not fit the recipe of {run.folder}: {error}") from error
-            torch.set_rng_state(state["random"])
-            start = state
-    run.rewind_metrics(start["metrics_size"])
-    return start
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask the loop to stop after the step it is in; a second one ends the process at once."""
-    received: list[int] = []
-    previous = {}
-
-    def handler(number, frame) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
+    def _restore(self) -> None:
+        """Go back to the last checkpoint, if it is of this stage, and the logs with it."""
+        run, state = self._run, self._run.checkpoints.load()
+        if state is None or state["stage"] != self.stage.name:
+            run.rewind(run.finished[-1]["logs"] if run.finished else {})
+            return
         try:
-            previous[number] = signal.signal(number, handler)
-        except ValueError:  # not in the main thread: the caller handles signals
-            break
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+            self.stage.objective.load_state_dict(state["trained"])
+            self._optimiser.load_state_dict(state["optimiser"])
+            self._update.scaler.load_state_dict(state["scaler"])
+            if self._average is not None:
+                self._average.load(state["average"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(f"the checkpoint of {run.folder} does not fit its recipe: {error}") from error
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_random"])
+        self._step, self._images, self._seconds = state["step"], state["images"], state["seconds"]
+        run.rewind(state["logs"])

@@ -1,8 +1,8 @@
 """Recipes: a training run as data. TOML in, frozen dataclasses out; an unknown key is an error.
 
 A recipe may name another one as its `base` (a path relative to itself, or the name of an installed recipe) and
-then only says what differs. A table that is absent leaves its stage out: `pretrain`, `top` and `soup` are
-optional, so a run may also start from public weights (`model.pretrained`).
+then only says what differs. A table that is absent leaves its stage out, and so does `false` in place of one that the
+base has: `pretrain`, `top` and `soup` are optional, so a run may also start from public weights (`model.pretrained`).
 
 The paper publishes the order of the stages; epochs, rates, ranges and loss weights are our choice.
 """
@@ -10,8 +10,6 @@ The paper publishes the order of the stages; epochs, rates, ranges and loss weig
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Augmentation
+from ..data.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import InputError
 from ..extras import require
+from ..inference import Preprocessing
+from .tables import build, merge, override_key, read_toml, without_none
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a data set: the arguments of `data.load_dataset`."""
+    """One split of a data set: the arguments of `data.load_dataset`.
+
+    cache: folder in which training keeps the images decoded once, at the recipe's size (`data.cached_images`);
+        crops are then cut from images of that size.
+    """
 
     name: str
     root: str
     split: str | None = None
+    cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,20 +46,43 @@ class Model:
     neck: str = "fdr"
     slices: tuple[int, int] = (6, 3)
     groups: int | None = None
+    embed: bool = True
+    input_layer: str = "colour"
     last_stride: int = 2
     pretrained: bool | str = False
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW or SGD with Nesterov momentum; linear warm-up, then a cosine to zero, both counted in steps."""
+    """AdamW or SGD with Nesterov momentum; rates are a function of the step alone.
+
+    backbone_factor: of the learning rate, for the seven blocks; neck and heads have the whole rate.
+    schedule: what follows the linear warm-up: a cosine to zero, or a division by 10 at each of `milestones`, in
+        epochs.
+    clip_norm: largest 2-norm of the gradient of all parameters together.
+    ema_decay: of an exponential moving average of the weights, which the stage then evaluates and leaves behind.
+    """
 
     name: typing.Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
+    backbone_factor: float = 1.0
     weight_decay: float = 0.05
     momentum: float = 0.9
     warmup_epochs: float = 1.0
+    schedule: typing.Literal["cosine", "step"] = "cosine"
+    milestones: tuple[float, ...] = ()
     clip_norm: float | None = None
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise InputError(
+                f"optimiser: schedule {self.schedule!r} with milestones {list(self.milestones)}: the schedule 'step' "
+                "needs milestones, and only it has them"
+            )
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise InputError(f"optimiser.ema_decay = {self.ema_decay}: expected a number from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -94,54 +123,102 @@ class Soup:
 
 @dataclass(frozen=True)
 class VI:
-    """Stage 3: visible-infrared training; a loss whose weight is 0 is not computed."""
+    """Stage 3: visible-infrared training; a loss whose weight is 0 is not computed.
+
+    mirrored_identities: train on `data.with_mirrored_identities`, twice as many.
+    gray: visible images lose their colour, in training and wherever the weights are used.
+    margin: of both triplet losses.
+    """
 
     epochs: int = 20
     identities: int = 16
     images_per_identity: int = 4
+    mirrored_identities: bool = False
+    gray: bool = False
     identity_weight: float = 1.0
     label_smoothing: float = 0.1
     triplet_weight: float = 1.0
     margin: float = 0.3
+    weighted_triplet_weight: float = 0.0
     infonce_weight: float = 0.0
     temperature: float = 0.1
+    circle_weight: float = 0.0
+    circle_margin: float = 0.25
+    circle_scale: float = 64.0
+    centre_weight: float = 0.0
+    hetero_centre_weight: float = 0.0
+    hetero_centre_triplet_weight: float = 0.0
     visible: Augmentation = Augmentation()
     infrared: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
 
+    def __post_init__(self) -> None:
+        if not any(getattr(self, field.name) for field in dataclasses.fields(self) if field.name.endswith("_weight")):
+            raise InputError("recipe: the stage vi has no loss: give at least one of its weights")
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How the stages of a run are compared; the test set never chooses anything."""
+    """How the stages of a run are compared.
+
+    every_epochs: how often the visible-infrared stage is looked at on the recipe's `dev` split while it trains; 0
+        is never. The figures are recorded and choose nothing.
+    """
 
     protocol: str = "infrared->visible"
     metric: typing.Literal["cosine", "euclidean"] = "cosine"
     shots: int = 1
     permutations: str | None = None
     batch_size: int = 128
+    every_epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When a running stage writes its state: every so many steps (None: at the end of every epoch), and after so
+    many minutes without."""
+
+    steps: int | None = None
+    minutes: float = 10.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `data` is the visible-infrared set trained on, `test` the one evaluated on, and
-    `pretraining_data` the visible images of stages 0 and 1."""
+    """A whole run. `data` is the visible-infrared set trained on, `test` the one evaluated on, `dev` the one looked
+    at on the way, and `pretraining_data` the visible images of stages 0 and 1.
+
+    size, mean, std: of the images that the network is fed; mean and std of red, green and blue in 0..1.
+    precision: of the arithmetic; the weights are float32. float16 scales the loss.
+    compile: torch.compile for the training step.
+    cuda_graph: record the step once on the GPU and replay it.
+    deterministic: only algorithms that give the same bits again, on a GPU too.
+    sync_batchnorm: with several processes, BatchNorm's statistics are those of the whole batch.
+    """
 
     name: str
     data: Dataset
     test: Dataset
     size: tuple[int, int] = (288, 144)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     seed: int = 0
     device: str = "auto"
-    precision: typing.Literal["float32", "bfloat16"] = "float32"
+    precision: typing.Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+    cuda_graph: bool = False
+    deterministic: bool = False
+    sync_batchnorm: bool = True
     threads: int = 2
     tensorboard: bool = False
     model: Model = Model()
     pretraining_data: Dataset | None = None
+    dev: Dataset | None = None
     pretrain: Pretrain | None = None
     top: Top | None = None
     soup: Soup | None = None
     vi: VI | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
+    checkpoint: Checkpoint = Checkpoint()
 
     def __post_init__(self) -> None:
         if (self.pretrain or self.top) and self.pretraining_data is None:
@@ -150,45 +227,65 @@ class Recipe:
             raise InputError("recipe: the stage soup averages the two paths of top: add [top] or leave out [soup]")
         if not (self.pretrain or self.top or self.vi):
             raise InputError("recipe: no stage: give at least one of [pretrain], [top] and [vi]")
+        if self.evaluation.every_epochs and (self.dev is None or self.dev == self.test):
+            raise InputError("recipe: evaluation.every_epochs needs a table [dev] that is not the one of [test]")
+        if self.cuda_graph and self.precision == "float16":
+            raise InputError("recipe: cuda_graph cannot record the changing loss scale of float16: use bfloat16")
 
     @property
     def stages(self) -> tuple[str, ...]:
         return tuple(name for name in ("pretrain", "top", "soup", "vi") if getattr(self, name) is not None)
 
+    def preprocessing(self, stage: str) -> Preprocessing:
+        """What the networks of a stage are fed; stored with the weights."""
+        return Preprocessing(self.size, self.mean, self.std, gray=stage == "vi" and self.vi.gray)
 
-def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = (), base: str | Path | None = None) -> Recipe:
     """Read a recipe file, or the installed recipe of that name, and apply `KEY=VALUE` overrides.
 
     Args:
         source: path of a TOML file, or the name of one of `installed_recipes()`.
         overrides: dotted keys with TOML values, as `top.epochs=5` or `data.root=/data/sysu`.
+        base: recipe in place of the installed one that the recipe is based on.
 
     Raises:
         InputError: no such recipe, TOML that does not parse, an unknown key, a missing or ill-typed value.
     """
     path = find_recipe(source)
-    table = _merged_with_base(path)
-    for override in overrides:
-        _apply(table, override)
-    return recipe_from_dict(table, str(path))
+    own, named = _own_tables(path)
+    if base is not None and named is None:
+        raise InputError(f"{path}: the recipe has no base which {str(base)!r} could take the place of")
+    table = merge(_tables(base or named), own)
+    return recipe_from_dict(_overridden(table, overrides), str(path))
+
+
+def load_row(path: Path, overrides: Sequence[str] = (), base: str | Path | None = None) -> Recipe:
+    """As `load_recipe`, for a row of a table: what the row says of its base holds against the overrides."""
+    own, named = _own_tables(path)
+    return recipe_from_dict(merge(_overridden(_tables(base or named), overrides), own), str(path))
 
 
 def recipe_from_dict(table: Mapping[str, Any], where: str) -> Recipe:
     """The recipe that a nested table describes; `where` names its origin in errors."""
-    return _build(Recipe, table, "", where)
+    return build(Recipe, table, where)
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
     """The resolved recipe, defaults written out, as TOML that `load_recipe` reads back to an equal recipe."""
-    return require("tomli_w", extra="train").dumps(_without_none(dataclasses.asdict(recipe)))
+    return require("tomli_w", extra="train").dumps(without_none(dataclasses.asdict(recipe)))
 
 
 def installed_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name."""
+    """Recipes that come with the package, by name; those of a table as "table3/5_soup"."""
     from .. import __path__ as package_folders
 
-    folders = (Path(folder) / "recipes" for folder in package_folders)
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    folders = [Path(folder) / "recipes" for folder in package_folders]
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in folders
+        for path in sorted(folder.rglob("*.toml"))
+    }
 
 
 def find_recipe(source: str | Path) -> Path:
@@ -196,121 +293,33 @@ def find_recipe(source: str | Path) -> Path:
         return Path(source)
     known = installed_recipes()
     if str(source) not in known:
-        raise InputError(f"no recipe {str(source)!r}: give a TOML file or one of {', '.join(sorted(known))}")
+        names = ", ".join(sorted(name for name in known if "/" not in name))
+        raise InputError(f"no recipe {str(source)!r}: give a TOML file or one of {names}, or a row as table3/5_soup")
     return known[str(source)]
 
 
-def _merged_with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _tables(source: str | Path | None) -> dict[str, Any]:
+    """The tables of a recipe over those of all its bases."""
+    if source is None:
+        return {}
+    own, named = _own_tables(find_recipe(source))
+    return merge(_tables(named), own)
+
+
+def _own_tables(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str | None]:
+    """The tables of a file over those of its neighbours, and the name of the recipe from elsewhere below them."""
     if path.resolve() in seen:
         raise InputError(f"{path}: the recipe is its own base")
-    table = _read_toml(path)
-    base = table.pop("base", None)
-    if base is None:
-        return table
-    beside = path.parent / str(base)
-    return _merge(_merged_with_base(beside if beside.is_file() else find_recipe(base), (*seen, path.resolve())), table)
+    table = read_toml(path)
+    named = table.pop("base", None)
+    neighbour = path.parent / str(named)
+    if named is None or not neighbour.is_file():
+        return table, named
+    below, named = _own_tables(neighbour, (*seen, path.resolve()))
+    return merge(below, table), named
 
 
-def _toml():
-    try:
-        return require("tomllib", extra="train")
-    except ImportError:  # Python 3.10
-        return require("tomli", extra="train")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    toml = _toml()
-    try:
-        return toml.loads(path.read_text(encoding="utf-8"))
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
-
-
-def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both_tables else value
-    return merged
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"--set {override!r}: expected KEY=VALUE, as top.epochs=5")
-    toml = _toml()
-    try:
-        value = toml.loads(f"value = {text}")["value"]
-    except toml.TOMLDecodeError:
-        value = text  # a bare word, such as a path
-    *parents, last = key.strip().split(".")
-    for name in parents:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise InputError(f"--set {override!r}: {name!r} is a value, not a table")
-    table[last] = value
-
-
-def _build(cls: type, table: Any, prefix: str, where: str):
-    if not isinstance(table, Mapping):
-        raise InputError(f"{where}: {prefix.rstrip('.')!r} should be a table, not {table!r}")
-    hints = typing.get_type_hints(cls)
-    for key in table:
-        if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            known = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(hints)}"
-            raise InputError(f"{where}: unknown key {prefix + key!r}: {known}")
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is f.default_factory is dataclasses.MISSING and f.name not in table
-    ]
-    if missing:
-        raise InputError(f"{where}: missing {', '.join(repr(prefix + name) for name in missing)}")
-    return cls(**{key: _convert(hints[key], value, prefix + key, where) for key, value in table.items()})
-
-
-def _convert(hint: Any, value: Any, key: str, where: str):
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for option in arguments:
-            if option is not types.NoneType and _fits(option, value):
-                return _convert(option, value, key, where)
-    elif _fits(hint, value):
-        if dataclasses.is_dataclass(hint):
-            return _build(hint, value, key + ".", where)
-        if origin is tuple:
-            items = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-            if len(items) == len(value):
-                pairs = enumerate(zip(items, value, strict=True))
-                return tuple(_convert(item, v, f"{key}[{i}]", where) for i, (item, v) in pairs)
-        else:
-            return float(value) if hint is float else value
-    raise InputError(f"{where}: {key!r} should be {_name(hint)}, not {value!r}")
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if origin is tuple:
-        return isinstance(value, (list, tuple))
-    if dataclasses.is_dataclass(hint):
-        return isinstance(value, Mapping)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _name(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    return hint.__name__ if isinstance(hint, type) and not typing.get_origin(hint) else str(hint)
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
+def _overridden(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        override_key(table, override)
+    return table

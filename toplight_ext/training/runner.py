@@ -1,26 +1,33 @@
-"""A whole run: the recipe's stages in order, each evaluated when it ends; stopped anywhere, it can be resumed."""
+"""A whole run: the recipe's stages in order, each evaluated when it ends; stopped anywhere, it can be resumed.
+
+Started by `torchrun`, several processes train together: the first one writes, evaluates and makes the soup, and the
+others wait for it. All of them need to see the run folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from .. import evaluation
 from ..data import Sample, load_dataset
+from ..errors import InputError
 from ..extras import require
-from ..inference import extract_features, pick_device
-from ..models import load_weights
+from ..inference import Preprocessing, extract_features, pick_device
+from ..models import DualPathNetwork, load_weights
+from .processes import joined, rank, wait_for_all, world_size
 from .recipe import Recipe
-from .run import Run
+from .records import features_record, ranked_record, slices_record
+from .run import Run, check_empty, check_run, sole_writer
 from .stages import run_stage
+from .stopping import Stop, TrainingError, stop_on_signal
 
 _LABELS = {"pretrain": "pretraining", "top": "TOP", "soup": "soup", "vi": "visible-infrared training"}
-_RANKED_QUERIES = 24
-_RANKED_TOP = 10
 
 
 def start(recipe: Recipe, folder: Path) -> Run:
@@ -29,87 +36,130 @@ def start(recipe: Recipe, folder: Path) -> Run:
     Raises:
         InputError: a data set, the protocol or the device cannot be used (nothing is written then), or the folder
             is not empty.
-        TrainingError: the loss is not finite, or a signal stopped the run.
+        TrainingError: a loss or gradient is not finite, a signal stopped the run, or another of its processes ended.
     """
-    _check(recipe)
-    return _finish(Run.create(recipe, folder))
+    check_empty(folder)
+    return _run(folder, recipe, lambda: Run.create(recipe, folder))
 
 
 def resume(folder: Path) -> Run:
-    """Continue the run in `folder` from its last checkpoint; a finished run is returned as it is."""
-    run = Run.open(folder)
-    _check(run.recipe)
-    return _finish(run)
+    """Continue the run in `folder` from its last checkpoint; a finished run is returned as it is.
+
+    Raises:
+        As `start`; InputError also where the folder holds no run or its checkpoints cannot be used.
+    """
+    check_run(folder)
+    return _run(folder, Run.open(folder, writes=False).recipe, lambda: Run.open(folder))
+
+
+def _run(folder: Path, recipe: Recipe, opened: Callable[[], Run]) -> Run:
+    """Run all stages; `opened` opens the folder in the process that writes."""
+    with stop_on_signal() as stop, _reproducible(recipe), joined(recipe.device) as device:
+        stop.message = f"stopped before the first stage of {folder}"
+        _check(recipe)
+        with _explained(folder), contextlib.ExitStack() as stack:
+            if rank() == 0:
+                stack.enter_context(sole_writer(folder))
+                run = opened()
+            wait_for_all()
+            if rank() != 0:
+                run = Run.open(folder, writes=False)
+            _finish(run, device, stop)
+    return run
 
 
 def _check(recipe: Recipe) -> None:
     """What can be found wrong before anything is written."""
     for package in ("timm", "nvidia.dali", "safetensors"):
         require(package, extra="train")
-    pick_device(recipe.device)
-    _protocol(recipe)
+    if recipe.cuda_graph and (pick_device(recipe.device).type != "cuda" or world_size() > 1):
+        raise InputError("recipe: cuda_graph needs a GPU, and one process; leave it out")
+    _protocol(recipe, recipe.test.name)
     splits = (evaluation.Split(dataset.name, dataset.split) for dataset in (recipe.test, recipe.data))
     evaluation.check_splits([evaluation.Origin(None, None, *splits)])
-    for dataset in filter(None, (recipe.data, recipe.test, recipe.pretraining_data)):
+    for dataset in filter(None, (recipe.data, recipe.test, recipe.dev, recipe.pretraining_data)):
         load_dataset(dataset.name, dataset.root, dataset.split)
 
 
-def _finish(run: Run) -> Run:
+@contextlib.contextmanager
+def _reproducible(recipe: Recipe) -> Iterator[None]:
+    """Inside, torch takes only algorithms that give the same bits again, if the recipe asks for it."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as CUDA's matrix products need it
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Where several processes train together, the end of another one shows as an error of an exchange."""
+    try:
+        yield
+    except (TrainingError, InputError):
+        raise
+    except RuntimeError as error:
+        if world_size() == 1:
+            raise
+        raise TrainingError(
+            f"process {rank()} of {world_size()} lost another one, or failed itself ({str(error).splitlines()[0]}); "
+            f"the last checkpoint is kept: start all of them again with toplight resume {folder}"
+        ) from error
+
+
+def _finish(run: Run, device: torch.device, stop: Stop) -> None:
     recipe = run.recipe
-    device = pick_device(recipe.device)
     test = load_dataset(recipe.test.name, recipe.test.root, recipe.test.split)
     before = None
     for stage in recipe.stages:
+        stop.message = f"stopped in stage {stage}: continue with toplight resume {run.folder}"
         if stage not in {entry["stage"] for entry in run.finished}:
-            seconds, images = run_stage(run, stage, before, device)
-            run.finish(stage, seconds, images)
-        if stage not in {result["name"] for result in run.results}:
+            look = _look(run, device) if stage == "vi" and run.writes and recipe.evaluation.every_epochs else None
+            run_stage(run, stage, before, device, stop, look)
+        stop.check()
+        if run.writes and stage not in {result["name"] for result in run.results}:
             _evaluate(run, stage, test, device)
+        wait_for_all()
         before = run.weights(stage)
-    return run
+
+
+def _look(run: Run, device: torch.device) -> Callable[[DualPathNetwork], dict[str, float]]:
+    """What to record of a network on the way: its figures on the recipe's dev split."""
+    recipe = run.recipe
+    samples = load_dataset(recipe.dev.name, recipe.dev.root, recipe.dev.split)
+    protocol = _protocol(recipe, recipe.dev.name)
+
+    def look(model: DualPathNetwork) -> dict[str, float]:
+        features = _features(recipe, model, samples, recipe.preprocessing("vi"), device)
+        result = evaluation.evaluate(features, protocol, metric=recipe.evaluation.metric)
+        return {"r1": result.r1, "mAP": result.mAP, "mINP": result.mINP}
+
+    return look
 
 
 def _evaluate(run: Run, stage: str, test: list[Sample], device: torch.device) -> None:
-    model, _ = load_weights(run.weights(stage))
-    settings = run.recipe.evaluation
-    features = extract_features(model, test, run.recipe.size, settings.batch_size, device, run.recipe.threads)
-    protocol = _protocol(run.recipe)
-    result = evaluation.evaluate(features, protocol, metric=settings.metric)
-    label = _LABELS[stage] + (f" + {run.recipe.model.neck.upper()}" if stage == "vi" else "")
-    run.add_result(stage, {"label": label, **result.to_json()}, _ranked(features, protocol, settings.metric))
+    model, metadata = load_weights(run.weights(stage))
+    recipe, metric = run.recipe, run.recipe.evaluation.metric
+    fed = Preprocessing.of(metadata)
+    features = _features(recipe, model, test, fed, device)
+    protocol = _protocol(recipe, recipe.test.name)
+    result = evaluation.evaluate(features, protocol, metric=metric)
+    label = _LABELS[stage] + (f" + {recipe.model.neck.upper()}" if stage == "vi" else "")
+    analysis = features_record(features, protocol, metric) | slices_record(model, test, fed, device, recipe.threads)
+    run.add_result(stage, {"label": label, **result.to_json()}, ranked_record(features, protocol, metric), analysis)
     print(f"{label}: rank-1 {result.r1:.1%}  mAP {result.mAP:.1%}  mINP {result.mINP:.1%}", file=sys.stderr)
 
 
-def _protocol(recipe: Recipe) -> evaluation.Protocol:
+def _features(
+    recipe: Recipe, model: DualPathNetwork, samples: list[Sample], fed: Preprocessing, device: torch.device
+) -> evaluation.Features:
+    return extract_features(model, samples, fed, recipe.evaluation.batch_size, device, recipe.threads)
+
+
+def _protocol(recipe: Recipe, dataset: str) -> evaluation.Protocol:
     settings = recipe.evaluation
     permutations = Path(settings.permutations) if settings.permutations else None
-    return evaluation.parse_protocol(recipe.test.name, settings.protocol, settings.shots, permutations)
-
-
-def _ranked(features: evaluation.Features, protocol: evaluation.Protocol, metric: str) -> dict[str, Any]:
-    """Ranked lists of queries spread evenly over the first trial, in the form of ranked.json."""
-
-    def described(row: int) -> dict[str, Any]:
-        return {
-            "path": str(features.paths[row]),
-            "identity": str(features.identity[row]),
-            "camera": int(features.camera[row]),
-            "modality": str(features.modality[row]),
-        }
-
-    queries = next(iter(protocol.trials(features))).query
-    spread = queries[np.linspace(0, len(queries) - 1, min(_RANKED_QUERIES, len(queries))).astype(int)]
-    lists = evaluation.ranked_lists(features, protocol, top=_RANKED_TOP, queries=spread, metric=metric)
-    return {
-        "queries": [
-            {
-                **described(query),
-                "gallery": [
-                    {**described(row), "correct": bool(correct), "distance": float(distance)}
-                    for row, distance, correct in zip(rows, distances, corrects, strict=True)
-                    if row >= 0
-                ],
-            }
-            for query, rows, distances, corrects in zip(*lists, strict=True)
-        ]
-    }
+    return evaluation.parse_protocol(dataset, settings.protocol, settings.shots, permutations)

@@ -2,81 +2,122 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .. import losses
 from ..data import (
-    Batch,
+    Augmentation,
     CrossModalitySampler,
     ImagePipeline,
     Sample,
     ShuffledSampler,
     Stream,
+    cached_images,
     identity_labels,
     load_dataset,
+    with_mirrored_identities,
 )
-from ..models import (
-    DualPathNetwork,
-    Weights,
-    create_model,
-    load_blocks,
-    read_weights,
-    save_weights,
-    soup_weights,
-)
-from ..nn import DomainHead, GradientReversal
-from .loop import Stage, train_stage
+from ..models import DualPathNetwork, Weights, create_model, load_blocks, read_weights, save_weights, soup_weights
+from .loop import Look, Stage, Training
+from .objectives import PretrainObjective, TopObjective, VIObjective
+from .processes import Whole, rank, world_size
 from .recipe import Dataset, Recipe
 from .run import Run
+from .stopping import Stop
 
 _DUPLICATED = 4  # blocks per path in TOP
 
 
-def run_stage(run: Run, name: str, before: Path | None, device: torch.device) -> tuple[float, int]:
-    """Run one stage to its end and write its weights.
+def run_stage(
+    run: Run, name: str, before: Path | None, device: torch.device, stop: Stop, look: Look | None = None
+) -> None:
+    """Run one stage to its end; the process that writes leaves its weights and says that it is finished.
 
     Args:
         before: weights of the stage before, None for the first.
-
-    Returns:
-        Seconds spent and images seen.
+        look: what to record of the network on the way.
     """
     recipe = run.recipe
     torch.manual_seed(recipe.seed)
-    weights = read_weights(before) if before else None
     if name == "soup":
+        if not run.writes:
+            return  # too short to be shared
         model, spent = _soup(recipe, before, device)
     else:
-        stage = _STAGES[name](recipe, weights, device)
-        spent = train_stage(run, stage, device)
+        stage = build_stage(recipe, name, before)
+        spent = Training(run, stage, device, look).to_the_end(stop)
         model = stage.model
-    data = recipe.data if name == "vi" else recipe.pretraining_data
+    if run.writes:
+        save_weights(run.weights(name), model, **_metadata(recipe, name))
+        run.finish(name, *spent)
+
+
+def build_stage(recipe: Recipe, name: str, before: Path | None) -> Stage:
+    """The stage pretrain, top or vi of a recipe, from the weights of the one before."""
+    return _STAGES[name](recipe, read_weights(before) if before else None)
+
+
+def _metadata(recipe: Recipe, name: str) -> dict:
+    data = _dataset(recipe, name)
     trained_on = {"dataset": data.name, "split": data.split}  # so that an evaluation on another split is noticed
-    save_weights(run.weights(name), model, stage=name, recipe=recipe.name, size=recipe.size, trained_on=trained_on)
-    return spent
+    return {"stage": name, "recipe": recipe.name, "trained_on": trained_on, **recipe.preprocessing(name).metadata()}
 
 
-def _labelled(dataset: Dataset) -> tuple[list[Sample], np.ndarray, int]:
-    """A data set's samples, their (N,) class labels, and the number of classes."""
-    samples = load_dataset(dataset.name, dataset.root, dataset.split)
-    labels, identities = identity_labels(samples)
-    return samples, labels, len(identities)
+def _dataset(recipe: Recipe, name: str) -> Dataset:
+    return recipe.data if name == "vi" else recipe.pretraining_data
+
+
+class _Images:
+    """A data set's samples, their (N,) class labels, and streams of them in this process."""
+
+    def __init__(self, recipe: Recipe, stage: str):
+        dataset = _dataset(recipe, stage)
+        self.samples: list[Sample] = load_dataset(dataset.name, dataset.root, dataset.split)
+        if stage == "vi" and recipe.vi.mirrored_identities:
+            self.samples = with_mirrored_identities(self.samples)
+        self.labels, identities = identity_labels(self.samples)
+        self.classes = len(identities)
+        self._decoded = None
+        if dataset.cache is not None:
+            self._decoded = cached_images(self.samples, dataset.cache, recipe.size, recipe.threads)
+
+    def stream(
+        self,
+        order: ShuffledSampler | CrossModalitySampler,
+        indices: Callable[[int], np.ndarray],
+        *views: Augmentation,
+        share_geometry: bool = False,
+    ) -> Stream:
+        rows = order.rows(rank(), world_size())
+        return Stream(self.samples, indices, views, share_geometry, rows, self._decoded)
+
+
+def _announce(name: str, order: ShuffledSampler | CrossModalitySampler) -> None:
+    if rank() == 0:
+        print(f"{name}: {order.describe()}", file=sys.stderr)
+
+
+def _whole(order: ShuffledSampler | CrossModalitySampler) -> Whole:
+    """How the parts of the processes make a batch."""
+    parts = (order.rows(number, world_size()) for number in range(world_size()))
+    return Whole([part.stop - part.start for part in parts])
 
 
 def _network(recipe: Recipe, weights: Weights | None, **arguments) -> DualPathNetwork:
     """The recipe's network on the blocks of the stage before, or on its public weights."""
     model = create_model(
         recipe.model.backbone,
+        input_layer=recipe.model.input_layer,
         last_stride=recipe.model.last_stride,
         pretrained=recipe.model.pretrained if weights is None else False,
+        checkpointing=recipe.model.checkpointing,
         **arguments,
     )
     if weights is not None:
@@ -84,79 +125,60 @@ def _network(recipe: Recipe, weights: Weights | None, **arguments) -> DualPathNe
     return model
 
 
-def _pretrain(recipe: Recipe, weights: Weights | None, device: torch.device) -> Stage:
-    """Stage 0: one path, cross entropy on the identities (classes) of the visible images."""
+def _pretrain(recipe: Recipe, weights: Weights | None) -> Stage:
+    """Stage 0: one path on the visible images."""
     settings = recipe.pretrain
-    samples, labels, classes = _labelled(recipe.pretraining_data)
-    model = _network(recipe, weights, num_classes=classes, neck="gap", duplicated=0)
-    order = ShuffledSampler(samples, settings.batch_size, recipe.seed)
-
-    def terms(batch: Batch) -> dict[str, Tensor]:
-        logits = model(_on(device, batch.images[0][0])).logits
-        target = _target(labels, batch.indices[0], device)
-        return {"identity": F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing)}
-
-    stream = Stream(samples, order.batch, views=(settings.augmentation,))
-    return Stage("pretrain", model, model, (stream,), terms, order.steps_per_epoch, settings.epochs, settings.optimiser)
+    images = _Images(recipe, "pretrain")
+    model = _network(recipe, weights, num_classes=images.classes, neck="gap", duplicated=0)
+    order, streams = _pretrain_streams(recipe, images)
+    _announce("pretrain", order)
+    objective = PretrainObjective(model, settings, _whole(order))
+    steps = order.steps_per_epoch
+    return Stage("pretrain", model, objective, streams, images.labels, steps, settings.epochs, settings.optimiser)
 
 
-def _top(recipe: Recipe, weights: Weights | None, device: torch.device) -> Stage:
-    """Stage 1: every image through both paths; L_idc makes them agree, L_fd makes Blocks 1-4 specialise."""
+def _pretrain_streams(recipe: Recipe, images: _Images) -> tuple[ShuffledSampler, tuple[Stream]]:
+    order = ShuffledSampler(images.samples, recipe.pretrain.batch_size, recipe.seed)
+    return order, (images.stream(order, order.batch, recipe.pretrain.augmentation),)
+
+
+def _top(recipe: Recipe, weights: Weights | None) -> Stage:
+    """Stage 1: every image through both paths, whose first blocks start from the same weights."""
     settings = recipe.top
-    samples, labels, classes = _labelled(recipe.pretraining_data)
-    model = _network(recipe, weights, num_classes=classes, neck="gap", duplicated=_DUPLICATED)
-    if weights is not None and weights.arguments["num_classes"] == classes:
+    images = _Images(recipe, "top")
+    model = _network(recipe, weights, num_classes=images.classes, neck="gap", duplicated=_DUPLICATED)
+    if weights is not None and weights.arguments["num_classes"] == images.classes:
         model.load_state_dict({k: v for k, v in weights.state.items() if k.startswith("head.")}, strict=False)
-    heads = nn.ModuleDict(
-        {"path": DomainHead(model.channels[_DUPLICATED - 1]), "final": DomainHead(model.channels[-1])}
-    )
-    reverse = GradientReversal(settings.reversal)
-    order = ShuffledSampler(samples, settings.batch_size, recipe.seed)
-
-    def terms(batch: Batch) -> dict[str, Tensor]:
-        first, second = (_on(device, view) for view in batch.images[0])
-        output = model(visible=first, infrared=second, maps=True)
-        target = _target(labels, batch.indices[0], device)
-        logits = output.logits.chunk(2)
-        return {
-            "identity_consistency": losses.identity_consistency(
-                *logits, target, kl_weight=settings.kl_weight, label_smoothing=settings.label_smoothing
-            ),
-            "feature_domain": settings.domain_weight
-            * losses.feature_domain(output.path_maps, output.final_maps, heads["path"], heads["final"], reverse),
-        }
-
-    return Stage(
-        "top",
-        model,
-        nn.ModuleDict({"model": model, "heads": heads}),
-        (_top_stream(recipe, samples, order),),
-        terms,
-        order.steps_per_epoch,
-        settings.epochs,
-        settings.optimiser,
-    )
+    order, streams = _top_streams(recipe, images)
+    _announce("top", order)
+    objective = TopObjective(model, settings, _whole(order))
+    steps = order.steps_per_epoch
+    return Stage("top", model, objective, streams, images.labels, steps, settings.epochs, settings.optimiser)
 
 
-def _top_stream(recipe: Recipe, samples: Sequence[Sample], order: ShuffledSampler) -> Stream:
+def _top_streams(recipe: Recipe, images: _Images) -> tuple[ShuffledSampler, tuple[Stream]]:
+    """Both augmentations of every image."""
     settings = recipe.top
-    return Stream(samples, order.batch, views=(settings.path1, settings.path2), share_geometry=settings.share_geometry)
+    order = ShuffledSampler(images.samples, settings.batch_size, recipe.seed)
+    views = settings.path1, settings.path2
+    return order, (images.stream(order, order.batch, *views, share_geometry=settings.share_geometry),)
 
 
 def _soup(recipe: Recipe, before: Path, device: torch.device) -> tuple[DualPathNetwork, tuple[float, int]]:
     """Stage 2: the paths' blocks averaged, then BatchNorm's statistics taken anew on what both paths see."""
     began = time.monotonic()
     model, _ = soup_weights([before], keep=recipe.soup.keep)
-    samples, _, _ = _labelled(recipe.pretraining_data)
-    order = ShuffledSampler(samples, recipe.top.batch_size, recipe.seed)
-    steps = min(recipe.soup.statistics_batches, order.steps_per_epoch)
+    order, (stream,) = _top_streams(recipe, _Images(recipe, "top"))
+    stream = dataclasses.replace(stream, rows=slice(None))  # the process that does this takes the whole batch
     pipeline = ImagePipeline(
-        (_top_stream(recipe, samples, order),),
+        (stream,),
         size=recipe.size,
         seed=recipe.seed,
-        steps=steps,
+        steps=min(recipe.soup.statistics_batches, order.steps_per_epoch),
         device=device.type,
         threads=recipe.threads,
+        mean=recipe.mean,
+        std=recipe.std,
     )
     with pipeline as batches:
         images = reestimate_statistics(model.to(device), (batch.images[0] for batch in batches))
@@ -180,65 +202,56 @@ def reestimate_statistics(model: DualPathNetwork, pairs: Iterable[tuple[Tensor, 
     model.train()
     device = next(model.parameters()).device
     images = 0
-    for visible, infrared in pairs:
-        model(_on(device, visible), _on(device, infrared))
-        images += len(visible) + len(infrared)
+    for pair in pairs:
+        model(*(x.to(device, memory_format=torch.channels_last, non_blocking=True) for x in pair))
+        images += sum(map(len, pair))
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return images
 
 
-def _vi(recipe: Recipe, weights: Weights | None, device: torch.device) -> Stage:
-    """Stage 3: two stems, the rest shared; identity loss on the logits, metric losses across modalities."""
+def _apart(recipe: Recipe) -> int:
+    """How many of the first blocks each modality has for itself: what the soup keeps apart, without it those of TOP."""
+    if recipe.soup:
+        return recipe.soup.keep
+    return _DUPLICATED if recipe.top else 1
+
+
+def _vi(recipe: Recipe, weights: Weights | None) -> Stage:
+    """Stage 3: two stems, the rest shared; P x K batches of both modalities."""
     settings = recipe.vi
-    samples, labels, classes = _labelled(recipe.data)
-    sampler = CrossModalitySampler(samples, settings.identities, settings.images_per_identity, recipe.seed)
-    if sampler.unpaired:
-        print(f"{len(sampler.unpaired)} identities lack a modality and are never drawn", file=sys.stderr)
+    images = _Images(recipe, "vi")
+    order, streams = _vi_streams(recipe, images)
     model = _network(
         recipe,
         weights,
-        num_classes=classes,
+        num_classes=images.classes if settings.identity_weight else 0,
         neck=recipe.model.neck,
         slices=recipe.model.slices,
         groups=recipe.model.groups,
-        duplicated=recipe.soup.keep if recipe.soup else 1,
+        embed=recipe.model.embed,
+        duplicated=_apart(recipe),
+    )
+    _announce("vi", order)
+    objective = VIObjective(model, settings, recipe.preprocessing("vi"), _whole(order), images.classes)
+    steps = order.steps_per_epoch
+    return Stage("vi", model, objective, streams, images.labels, steps, settings.epochs, settings.optimiser)
+
+
+def _vi_streams(recipe: Recipe, images: _Images) -> tuple[CrossModalitySampler, tuple[Stream, Stream]]:
+    settings = recipe.vi
+    order = CrossModalitySampler(images.samples, settings.identities, settings.images_per_identity, recipe.seed)
+    return order, (
+        images.stream(order, lambda step: order.batch(step)[0], settings.visible),
+        images.stream(order, lambda step: order.batch(step)[1], settings.infrared),
     )
 
-    def terms(batch: Batch) -> dict[str, Tensor]:
-        (visible,), (infrared,) = batch.images
-        output = model(_on(device, visible), _on(device, infrared))
-        target = [_target(labels, rows, device) for rows in batch.indices]
-        found = {}
-        if settings.identity_weight:
-            found["identity"] = settings.identity_weight * F.cross_entropy(
-                output.logits, torch.cat(target), label_smoothing=settings.label_smoothing
-            )
-        if settings.triplet_weight:
-            pair = output.features.split([len(visible), len(infrared)])
-            found["triplet"] = settings.triplet_weight * losses.cross_modality_triplet(*pair, *target, settings.margin)
-        if settings.infonce_weight:
-            pair = output.embedding.split([len(visible), len(infrared)])
-            found["infonce"] = settings.infonce_weight * losses.cross_modality_infonce(
-                *pair, *target, settings.temperature
-            )
-        return found
 
-    streams = (
-        Stream(samples, lambda step: sampler.batch(step)[0], views=(settings.visible,)),
-        Stream(samples, lambda step: sampler.batch(step)[1], views=(settings.infrared,)),
-    )
-    return Stage("vi", model, model, streams, terms, sampler.steps_per_epoch, settings.epochs, settings.optimiser)
-
-
-def _on(device: torch.device, images: Tensor) -> Tensor:
-    # Depthwise convolutions run 1.6 times as fast on channels_last, on a CPU.
-    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
-
-
-def _target(labels: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(labels[rows]).to(device, non_blocking=True)
+def stage_streams(recipe: Recipe, name: str) -> tuple[Stream, ...]:
+    """What a stage that trains draws its batches from."""
+    return _STREAMS[name](recipe, _Images(recipe, name))[1]
 
 
 _STAGES = {"pretrain": _pretrain, "top": _top, "vi": _vi}
+_STREAMS = {"pretrain": _pretrain_streams, "top": _top_streams, "vi": _vi_streams}
