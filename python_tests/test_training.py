@@ -51,7 +51,7 @@ def test_a_run_leaves_weights_metrics_and_results_of_every_stage(finished):
     assert [result["name"] for result in finished.results] == stages
     assert all(0 <= result["mAP"] <= 1 and result["valid_queries"] == 18 for result in finished.results)
     left = {path.name for path in finished.folder.iterdir()}
-    logs = {"metrics.jsonl", "stages.json", "evaluation.json", "ranked.json", "analysis.json"}
+    logs = {"metrics.jsonl", "stages.json", "evaluation.json", "ranked.json", "analysis.json", "MODEL_CARD.md"}
     assert left == {".lock", "recipe.toml", "environment.json", *logs, *(f"{stage}.safetensors" for stage in stages)}
     logged = lines(finished)
     assert [line["stage"] for line in logged] == ["pretrain"] * 3 + ["top"] * 6 + ["vi"] * 6

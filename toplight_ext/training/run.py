@@ -9,6 +9,7 @@
     checkpoint.previous.pt  the one before, for when that is damaged
     STAGE.safetensors       the network after each stage
     evaluation.json         what each stage brought
+    MODEL_CARD.md           what the network of the last stage is, and what it must not be used for
     ranked.json             ranked lists of the last evaluation, for the report
     analysis.json           distances, projection and slice activations of the last evaluation, likewise
     tensorboard/            with the recipe's `tensorboard`: events, for looking at only

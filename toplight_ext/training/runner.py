@@ -16,9 +16,10 @@ import torch
 
 from .. import evaluation
 from ..data import Sample, load_dataset
+from ..deploy import write_model_card
 from ..errors import InputError
 from ..extras import require
-from ..inference import Preprocessing, extract_features, pick_device
+from ..inference import Preprocessing, extract_features, origin_of, pick_device
 from ..models import DualPathNetwork, load_weights
 from .processes import joined, rank, wait_for_all, world_size
 from .recipe import Recipe
@@ -144,19 +145,27 @@ def _evaluate(run: Run, stage: str, test: list[Sample], device: torch.device) ->
     model, metadata = load_weights(run.weights(stage))
     recipe, metric = run.recipe, run.recipe.evaluation.metric
     fed = Preprocessing.of(metadata)
-    features = _features(recipe, model, test, fed, device)
+    origin = origin_of(metadata, recipe.test.name, recipe.test.split)
+    features = _features(recipe, model, test, fed, device, origin)
     protocol = _protocol(recipe, recipe.test.name)
     result = evaluation.evaluate(features, protocol, metric=metric)
     label = _LABELS[stage] + (f" + {recipe.model.neck.upper()}" if stage == "vi" else "")
     analysis = features_record(features, protocol, metric) | slices_record(model, test, fed, device, recipe.threads)
-    run.add_result(stage, {"label": label, **result.to_json()}, ranked_record(features, protocol, metric), analysis)
+    figures = {"label": label, **result.to_json()}
+    write_model_card(run.folder, f"{recipe.name}, {label}", model.arguments, metadata, [figures])
+    run.add_result(stage, figures, ranked_record(features, protocol, metric), analysis)
     print(f"{label}: rank-1 {result.r1:.1%}  mAP {result.mAP:.1%}  mINP {result.mINP:.1%}", file=sys.stderr)
 
 
 def _features(
-    recipe: Recipe, model: DualPathNetwork, samples: list[Sample], fed: Preprocessing, device: torch.device
+    recipe: Recipe,
+    model: DualPathNetwork,
+    samples: list[Sample],
+    fed: Preprocessing,
+    device: torch.device,
+    origin: evaluation.Origin | None = None,
 ) -> evaluation.Features:
-    return extract_features(model, samples, fed, recipe.evaluation.batch_size, device, recipe.threads)
+    return extract_features(model, samples, fed, recipe.evaluation.batch_size, device, recipe.threads, origin)
 
 
 def _protocol(recipe: Recipe, dataset: str) -> evaluation.Protocol:
