@@ -178,8 +178,10 @@ def test_gray_is_the_luma_of_the_pixels():
 
 
 def test_half_precision_trains_alike(run_vi):
+    # On a map of 2x1, PyTorch leaves the bfloat16 gradient of a depthwise convolution with stride 2 partly unwritten.
+    size = "size=[64, 32]"
     full, *halves = (
-        lines(run_vi(f"precision='{precision}'", "vi.epochs=1", name=precision))
+        lines(run_vi(f"precision='{precision}'", size, "vi.epochs=1", name=precision))
         for precision in ("float32", "bfloat16", "float16")
     )
     for half in halves:
