@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from toplight_ext import cli, deploy
+from toplight_ext.data import Modality
 from toplight_ext.errors import InputError
 from toplight_ext.evaluation import Features, save_features
 
@@ -148,3 +149,12 @@ def test_pickled_features_are_refused(tmp_path, index, capsys):
     np.savez(tmp_path / "q.npz", features=np.array([{}], dtype=object), identity=[0], camera=[0])
     assert cli.main(["match", str(tmp_path / "q.npz"), str(index)]) == 2
     assert "q.npz" in capsys.readouterr().err
+
+
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path):
+    outside, folder = tmp_path / "outside.png", tmp_path / "folder"
+    folder.mkdir()
+    outside.write_bytes(b"x")
+    (folder / "1.png").symlink_to(outside)
+    with pytest.raises(InputError, match=r"1\.png: the link leads to .*outside\.png"):
+        deploy.find_samples(folder, Modality.VISIBLE)

@@ -9,6 +9,8 @@ from torch import nn
 
 from ..data import Modality, Sample, load_dataset
 from ..data.header import EXTENSIONS
+from ..data.manifest import FILE_NAME
+from ..data.tree import Tree
 from ..errors import InputError
 from ..evaluation import Features, save_features
 from ..inference import Preprocessing, extract_features
@@ -16,7 +18,6 @@ from ..models import load_weights
 from .gallery import ENDING, write_index
 from .runtimes import ENDINGS, Pair, load_exported
 
-_MANIFEST = "manifest.csv"
 UNKNOWN = ""  # identity of an image that nobody labelled
 _NO_CAMERA = 0
 
@@ -29,21 +30,25 @@ def find_samples(source: str | Path, modality: Modality | None = None) -> list[S
         modality: of images without a manifest; their identity is unknown, "".
 
     Raises:
-        InputError: there is no such file, no image, or no modality where it is needed.
+        InputError: there is no such file or no image, a link leads out of the folder, or no modality is given where it
+            is needed.
     """
     source = Path(source)
-    if source.suffix == ".csv" or (source / _MANIFEST).is_file():
+    if source.suffix == ".csv" or (source / FILE_NAME).is_file():
         return load_dataset("csv", source)
     if source.is_dir():
-        images = sorted(file for file in source.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+        tree = Tree(source)
+        images = tree.all_images(source)
+        if tree.problems:
+            raise InputError(str(tree.problems[0]))
     elif source.is_file():
         images = [source]
     else:
         raise InputError(f"{source}: no such file or folder")
     if not images:
-        raise InputError(f"{source}: no image ({', '.join(EXTENSIONS)}) in this folder, and no {_MANIFEST}")
+        raise InputError(f"{source}: no image ({', '.join(EXTENSIONS)}) in this folder, and no {FILE_NAME}")
     if modality is None:
-        raise InputError(f"{source}: say whether its images are visible or infrared, or write a {_MANIFEST}")
+        raise InputError(f"{source}: say whether its images are visible or infrared, or write a {FILE_NAME}")
     return [Sample(image, UNKNOWN, modality, _NO_CAMERA) for image in images]
 
 

@@ -29,10 +29,7 @@ class FeatureGallery:
 
     def __init__(self, features: Features):
         self._features = features
-        length = np.linalg.norm(features.features, axis=1, keepdims=True)
-        if not length.all():
-            raise InputError(f"gallery: feature {np.flatnonzero(length == 0)[0]} has length 0 and so no cosine")
-        self._unit = (features.features / length).astype(np.float32)
+        self._unit = _unit(features.features, "gallery feature")
 
     def __len__(self) -> int:
         return len(self._unit)
@@ -104,9 +101,13 @@ def unit_rows(features: np.ndarray, dimensions: int) -> np.ndarray:
             f"query features have the shape {features.shape}, the gallery's {dimensions} columns: "
             "they come from different networks"
         )
+    return _unit(features, "query")
+
+
+def _unit(features: np.ndarray, what: str) -> np.ndarray:
     length = np.linalg.norm(features.astype(np.float32), axis=1, keepdims=True)
     if not length.all():
-        raise InputError(f"query {np.flatnonzero(length == 0)[0]} has length 0 and so no cosine")
+        raise InputError(f"{what} {np.flatnonzero(length == 0)[0]} has length 0 and so no cosine")
     return (features / length).astype(np.float32)
 
 
