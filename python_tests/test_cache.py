@@ -23,11 +23,13 @@ from toplight_ext.data import (
     ImagePipeline,
     Modality,
     Sample,
+    SequentialSampler,
     ShuffledSampler,
     Stream,
     Texture,
     cache,
     cached_images,
+    with_mirrored_identities,
 )
 from toplight_ext.errors import InputError
 
@@ -96,6 +98,19 @@ def test_batches_are_bit_identical_for_any_thread_count_and_size_of_the_cache(sa
         for other in others:
             assert all(torch.equal(a, b) for x, y in zip(first, other, strict=True) for a, b in zip(x, y, strict=True))
     assert len(list(folder.iterdir())) == 2
+
+
+def test_mirrored_identities_are_cached_as_their_files_and_mirrored_in_training(samples, folder):
+    doubled = with_mirrored_identities(samples)
+    images = cached_images(doubled, folder, SIZE)
+    plain, mirrored = images[: len(samples)], images[len(samples) :]
+    np.testing.assert_array_equal(plain, mirrored)
+    still = Augmentation(Generic((1, 1), (1, 1), 0, 0, 0, 0))
+    order = SequentialSampler(doubled, len(doubled))
+    stream = Stream(doubled, order.batch, (still,), images=images)
+    (batch,) = ImagePipeline([stream], SIZE, steps=1)
+    seen = batch.images[0][0]
+    torch.testing.assert_close(seen[len(samples) :], seen[: len(samples)].flip(-1), atol=0.02, rtol=0)
 
 
 def test_one_that_fits_is_used_as_it_is(samples, folder):

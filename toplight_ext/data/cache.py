@@ -17,6 +17,7 @@ import shutil
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def cached_images(samples: Sequence[Sample], folder: str | Path, size: tuple[int
 
     The first call decodes them all, on the CPU whatever trains, and keeps them in `folder`; later ones, of any
     process, map that file. It is made anew where it is damaged, or where an image has changed its length or its
-    time of modification. One process builds at a time in a folder; others wait for it and take what it built.
+    time of modification. A file that the list names twice, as mirrored identities do, is kept twice. One process
+    builds at a time in a folder; others wait for it and take what it built.
 
     Args:
         folder: on a disk with room for len(samples) * height * width * 3 bytes; made if absent.
@@ -121,7 +123,8 @@ def _make(path: Path, header: bytes, samples: Sequence[Sample], shape: tuple[int
 
 def _build(path: Path, header: bytes, samples: Sequence[Sample], shape: tuple[int, ...], threads: int) -> None:
     order = SequentialSampler(samples, _BATCH)
-    stream = Stream(samples, order.batch, views=(None,))
+    # Files are kept as they are: what mirrors a sample is its view in training.
+    stream = Stream([replace(sample, mirrored=False) for sample in samples], order.batch, views=(None,))
     pipeline = ImagePipeline([stream], shape[1:3], order.steps_per_epoch, threads=threads, **GREY_LEVELS)
     with (
         replacing(path) as temporary,
