@@ -87,6 +87,8 @@ def test_command_draws_all_stages_of_a_recipe(tmp_path, capsys, monkeypatch):
     # The stage that sees grey alone has one column more; so has one that erases.
     assert preview("--rows", "2", "--set", "vi.gray=true", "--set", "vi.visible.erasing={}") == 0
     assert Image.open("grid.png").width == narrow.width + 2 * 106
+    assert preview("--rows", "2", "--set", "vi.mirrored_identities=true") == 0  # raw images are those of the files
+    assert Image.open("grid.png").size == narrow.size
 
     before = (tmp_path / "grid.png").read_bytes()
     assert preview("--rows", "0") == 2

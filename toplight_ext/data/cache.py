@@ -17,7 +17,6 @@ import shutil
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from ..errors import InputError
 from ..files import abandoned, replacing
 from ..progress import progress_bar
 from .pipeline import GREY_LEVELS, ImagePipeline, Stream
-from .samples import Sample
+from .samples import Sample, as_stored
 from .sampling import SequentialSampler
 
 _MARK = b'{"__metadata__":{"format":"toplight decoded images 1"'
@@ -124,7 +123,7 @@ def _make(path: Path, header: bytes, samples: Sequence[Sample], shape: tuple[int
 def _build(path: Path, header: bytes, samples: Sequence[Sample], shape: tuple[int, ...], threads: int) -> None:
     order = SequentialSampler(samples, _BATCH)
     # Files are kept as they are: what mirrors a sample is its view in training.
-    stream = Stream([replace(sample, mirrored=False) for sample in samples], order.batch, views=(None,))
+    stream = Stream(as_stored(samples), order.batch, views=(None,))
     pipeline = ImagePipeline([stream], shape[1:3], order.steps_per_epoch, threads=threads, **GREY_LEVELS)
     with (
         replacing(path) as temporary,

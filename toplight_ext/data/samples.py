@@ -91,3 +91,8 @@ def with_mirrored_identities(samples: Sequence[Sample]) -> list[Sample]:
     labels, identities = identity_labels(samples)
     plain = [replace(sample, identity=int(label)) for sample, label in zip(samples, labels, strict=True)]
     return plain + [replace(s, identity=s.identity + len(identities), mirrored=not s.mirrored) for s in plain]
+
+
+def as_stored(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples as their files are: none mirrored."""
+    return [replace(sample, mirrored=False) for sample in samples]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Augmentation, ImagePipeline, Modality, Stream
+from ..data import Augmentation, ImagePipeline, Modality, Stream, as_stored
 from ..errors import InputError
 from ..extras import require
 from ..files import replacing
@@ -93,7 +93,8 @@ def _identities_apart(stream: Stream, rows: int) -> np.ndarray:
 
 def _by_degrees(streams: Sequence[Stream]) -> dict[str, list[Stream]]:
     """The streams with images as they are stored, then with one part after the other of what their views do."""
-    found = {"raw": [replace(stream, views=(None,), share_geometry=False) for stream in streams]}
+    whole = {"views": (None,), "share_geometry": False}
+    found = {"raw": [replace(stream, samples=as_stored(stream.samples), **whole) for stream in streams]}
     views = [view for stream in streams for view in stream.views]
     parts = [part for part in _PARTS if any(getattr(view, part) is not None for view in views)]
     for count, name in enumerate(("generic", *parts)):
