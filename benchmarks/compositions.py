@@ -10,7 +10,7 @@ from toplight_ext.ops import reference
 
 def fdr_on_maps(fdr: FDR, x: Tensor) -> Tensor:
     """FDR as the paper draws it, all of it on maps: every slice's mean is re-enlarged to the size of x, the slices
-    are concatenated on the channels and go through a 1x1 convolution, BatchNorm2d over the map and ReLU."""
+    go through a 1x1 convolution, stand side by side on the channels, and through BatchNorm2d over the map and ReLU."""
     rows, columns = reference.slice_pool(x, fdr.slices)
     maps = [
         _embed_on_map(embedding, slices, x)
@@ -38,7 +38,7 @@ def _attention(fdr: FDR, x: Tensor) -> tuple:
 
 
 def _embed(embedding: nn.Module, slices: Tensor) -> Tensor:
-    y = F.linear(slices.flatten(1), embedding.linear.weight)
+    y = F.linear(slices.mT, embedding.linear.weight).flatten(1)[:, : embedding.norm.num_features]
     return _norm_and_relu(embedding.norm, y).unsqueeze(2)
 
 
@@ -46,8 +46,10 @@ def _embed_on_map(embedding: nn.Module, slices: Tensor, x: Tensor) -> Tensor:
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     # Re-enlarging one value is a broadcast; written out once, in the layout of x, it is cheaper than interpolate.
-    enlarged = slices.flatten(1)[:, :, None, None].expand(-1, -1, *x.shape[2:]).contiguous(memory_format=memory_format)
-    return _norm_and_relu(embedding.norm, F.conv2d(enlarged, embedding.linear.weight[:, :, None, None]))
+    means = slices.mT.flatten(0, 1)[:, :, None, None]  # a map per image and slice
+    enlarged = means.expand(-1, -1, *x.shape[2:]).contiguous(memory_format=memory_format)
+    y = F.conv2d(enlarged, embedding.linear.weight[:, :, None, None]).reshape(x.shape[0], -1, *x.shape[2:])
+    return _norm_and_relu(embedding.norm, y[:, : embedding.norm.num_features].contiguous(memory_format=memory_format))
 
 
 def _norm_and_relu(norm: nn.Module, y: Tensor) -> Tensor:

@@ -46,7 +46,15 @@ def normalise(y, norm):
     return F.batch_norm(y, *statistics, norm.weight, norm.bias, training=norm.training).relu()
 
 
-def concatenated(y, embedding, axis, size):
+def side_by_side(y, embedding, axis, size):
+    """The default: a convolution with kernel 1 on every slice's mean, their channels concatenated."""
+    slices = y.flatten(2).unbind(2)
+    kernel = embedding.linear.weight[:, :, None, None]
+    embedded = torch.cat([F.conv2d(mean[:, :, None, None], kernel) for mean in slices], dim=1)
+    return normalise(embedded[:, : embedding.norm.num_features], embedding.norm)
+
+
+def vector(y, embedding, axis, size):
     """C: a convolution over all slices at once, which leaves one position."""
     kernel = embedding.linear.weight.unflatten(1, y.shape[1:])
     return normalise(F.conv2d(y, kernel), embedding.norm)
@@ -67,9 +75,9 @@ def on_the_profile(y, embedding, axis, size):
 
 def transposed(y, embedding, axis, size):
     """D: as C, then a transposed convolution from its one position to as many as there were slices."""
-    vector = concatenated(y, embedding, axis, size)
+    position = vector(y, embedding, axis, size)
     kernel = embedding.profile.reshape(-1, 1, *y.shape[2:])
-    return F.conv_transpose2d(vector, kernel, groups=vector.shape[1])
+    return F.conv_transpose2d(position, kernel, groups=position.shape[1])
 
 
 def mixing(y, embedding, axis, size):
@@ -83,12 +91,12 @@ def left_out(y, embedding, axis, size):
     return y
 
 
-def fdr_on_maps(x, module, embed=concatenated):
+def fdr_on_maps(x, module, embed=side_by_side):
     """Slice and pool, embed, enlarge, concatenate, attend."""
     return shuffle_attention_on_maps(rebuilt_on_maps(x, module, embed), module.attention)
 
 
-def rebuilt_on_maps(x, module, embed=concatenated):
+def rebuilt_on_maps(x, module, embed=side_by_side):
     maps = []
     for slices, axis in zip(module.slices, AXES, strict=True):
         y = F.adaptive_avg_pool2d(x, along(axis, slices))

@@ -41,7 +41,8 @@ def assert_equal_with_gradients(actual, expected, inputs):
 READINGS = {
     "fdr_pointwise": on_maps.pointwise,
     "fdr_profile": on_maps.on_the_profile,
-    "fdr": on_maps.concatenated,
+    "fdr": on_maps.side_by_side,
+    "fdr_vector": on_maps.vector,
     "fdr_transposed": on_maps.transposed,
     "fdr_mixing": on_maps.mixing,
 }
@@ -68,12 +69,12 @@ def test_reading_is_its_definition_on_maps_with_gradients(name, shape, training)
     assert_equal_with_gradients(lambda: module.pooled(x), lambda: definition().mean((2, 3)), inputs)
 
 
-def test_fresh_transposed_reading_is_the_default_one():
+def test_fresh_transposed_reading_is_that_of_the_vector():
     module = create_neck("fdr_transposed", 8, groups=2).eval()
-    default = tl.FDR(8, groups=2).eval()
-    default.load_state_dict({key: value for key, value in module.state_dict().items() if not key.endswith("profile")})
+    vector = create_neck("fdr_vector", 8, groups=2).eval()
+    vector.load_state_dict({key: value for key, value in module.state_dict().items() if not key.endswith("profile")})
     x = torch.randn(2, 8, 9, 5)
-    torch.testing.assert_close(module(x), default(x))
+    torch.testing.assert_close(module(x), vector(x))
 
 
 # --- FDR with a part left out or exchanged ---
@@ -106,7 +107,7 @@ def test_horizontal_fdr_is_its_definition_on_maps():
     x = torch.randn(3, 8, 9, 5, dtype=torch.float64, requires_grad=True)
 
     def definition():
-        rows = on_maps.concatenated(F.adaptive_avg_pool2d(x, (4, 1)), module.embed_rows, "rows", x.shape[2:])
+        rows = on_maps.side_by_side(F.adaptive_avg_pool2d(x, (4, 1)), module.embed_rows, "rows", x.shape[2:])
         return on_maps.shuffle_attention_on_maps(on_maps.enlarge(rows, x.shape[2:]), module.attention)
 
     inputs = [x, *module.parameters()]

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from neck_definitions import concatenated, fdr_on_maps, left_out, randomise, shuffle_attention_on_maps
+from neck_definitions import fdr_on_maps, left_out, randomise, shuffle_attention_on_maps, side_by_side
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
@@ -40,7 +40,7 @@ def test_fdr_is_its_definition_on_maps_with_gradients(case, training):
     module = randomise(tl.FDR(**arguments)).double().train(training)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     inputs = [x, *module.parameters()]
-    expected = fdr_on_maps(x, module, concatenated if module.embed else left_out)
+    expected = fdr_on_maps(x, module, side_by_side if module.embed else left_out)
     assert expected.shape == (shape[0], module.out_channels, *shape[2:])
     weights = torch.randn_like(expected)
     for actual, target, weight in (
@@ -105,7 +105,7 @@ def test_fdr_follows_the_layout_of_its_input():
 @pytest.mark.parametrize("embed", [True, False])
 def test_fdr_under_autocast_stays_near_full_precision(embed):
     module = randomise(tl.FDR(64, slices=(4, 2), groups=4, embed=embed)).eval()
-    embedding = concatenated if embed else left_out
+    embedding = side_by_side if embed else left_out
     x = torch.randn(4, 64, 9, 5, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, pooled = module(x.bfloat16()), module.pooled(x.bfloat16())
@@ -131,7 +131,7 @@ def test_fdr_copies_pickles_and_loads():
 def test_fdr_has_the_documented_number_of_parameters():
     module = tl.FDR(1280, slices=(6, 3))
     count = sum(parameter.numel() for parameter in module.parameters())
-    assert count == (6 + 3) * 1280 * 640 + 2 * 1280 + 3 * 1280 // 64
+    assert count == 1280 * (107 + 214) + 2 * 1280 + 3 * 1280 // 64  # 640 / 6 and 640 / 3, rounded up
 
 
 @pytest.mark.parametrize(("channels", "used"), [(1280, 64), (100, 50), (960, 60), (40, 20), (2, 1), (194, 1)])

@@ -11,7 +11,7 @@ from .ablations import CBAM, AttendedFDR, FDRWithoutUpsampling, GlobalContext, H
 from .attention import ShuffleAttention
 from .fdr import FDR
 from .pooling import GeneralizedMeanPool, GlobalAveragePool, HorizontalAveragePool, Neck, PartPool
-from .readings import MixingFDR, PointwiseFDR, ProfileFDR, TransposedFDR
+from .readings import MixingFDR, PointwiseFDR, ProfileFDR, TransposedFDR, VectorFDR
 
 Slices = tuple[int, int]
 
@@ -61,9 +61,10 @@ NECKS: dict[str, Callable[..., Neck]] = {
     "cbam": CBAM,
     "shuffle_attention_unshuffled": _unshuffled,
     "shuffle_attention": ShuffleAttention,
-    # readings of FDR's embedding: A, B, D, E ("fdr" is C)
+    # other readings of FDR's embedding: A, B, C, D, E
     "fdr_pointwise": PointwiseFDR,
     "fdr_profile": ProfileFDR,
+    "fdr_vector": VectorFDR,
     "fdr_transposed": TransposedFDR,
     "fdr_mixing": MixingFDR,
 }
