@@ -68,9 +68,9 @@ class Attention {
 };
 
 // Sums of kSums terms over positions, term(i, terms). Four at a time and in pieces, so that additions overlap and long
-// sums keep their digits.
+// sums keep their digits. Inlined, so that what the terms need stays in registers.
 template <size_t kSums, typename T, typename Term>
-std::array<Pack<T>, kSums> sum(int64_t count, const Term& term) {
+[[gnu::always_inline]] inline std::array<Pack<T>, kSums> sum(int64_t count, const Term& term) {
   constexpr int64_t kAtOnce = 4, kPieceLength = 64;
   std::array<Pack<T>, kSums> total, terms;
   total.fill(Pack<T>(T(0)));
@@ -104,7 +104,11 @@ std::array<Pack<T>, kSums> sum(int64_t count, const Term& term) {
 
 // The gates of the planes in tile x, (count, lanes).
 template <typename T>
-Gate<Pack<T>> measure(const T* x, int64_t count, const LaneParameters<T>& parameters, Pack<T> eps) {
+[[gnu::always_inline]] inline Gate<Pack<T>> measure(
+    const T* x,
+    int64_t count,
+    const LaneParameters<T>& parameters,
+    Pack<T> eps) {
   constexpr int64_t kLanes = Pack<T>::kLanes;
   const auto at = [&](int64_t i) { return Pack<T>::load(x + i * kLanes); };
   const Pack<T> n(static_cast<T>(count));
@@ -174,14 +178,14 @@ PlaneSums<Pack<T>> attend_backward(
     }
     return sums;
   }
-  const auto [bias, weight] = sum<2, T>(count, [&](int64_t i, auto& terms) {
+  const auto [bias, covariance] = sum<2, T>(count, [&](int64_t i, auto& terms) {
     const Pack<T> value = at(x, i), s = spatial_gate_at(gate, value);
     terms[0] = logit_gradient(at(dy, i), value, s);
-    terms[1] = terms[0] * ((value - gate.mean) * gate.rstd);
+    terms[1] = terms[0] * (value - gate.mean);
     (at(dy, i) * s).store(dy + i * kLanes);
     terms[0].store(dt + i * kLanes);
   });
-  const PlaneSums<Pack<T>> sums{select(parameters.spatial, weight, bias * gate.mean), bias};
+  const PlaneSums<Pack<T>> sums{select(parameters.spatial, covariance * gate.rstd, bias * gate.mean), bias};
   const auto channel = channel_input_gradient(sums, parameters.channel_weight, n);
   const auto spatial = spatial_input_gradient(gate, sums, n);
   const InputGradient<Pack<T>> gradient{
@@ -201,31 +205,32 @@ class AllPlaneSums {
 
   void set(int64_t b, const Lanes& lanes, const PlaneSums<Pack<T>>& sums) {
     const int64_t first = b * channels_ + lanes.first;
+    if (lanes.count() == Pack<T>::kLanes) {
+      sums.weight.store(weight_ + first);
+      sums.bias.store(bias_ + first);
+      return;
+    }
     for (int64_t lane = lanes.begin; lane < lanes.end; ++lane) {
       weight_.get()[first + lane] = sums.weight.v[lane];
       bias_.get()[first + lane] = sums.bias.v[lane];
     }
   }
 
-  // Adds them over images and groups in the order in which they stand.
+  // Adds them over images, then over groups, in the order in which they stand.
   void reduce(const AttentionArguments& arguments, ParameterTensors& d_parameters) const {
     const int64_t count = channels_ / (2 * arguments.groups);
-    // Double, since a sum of batch * groups floats one after the other would lose digits.
-    std::vector<double> weight(2 * count), bias(2 * count);
-    for (int64_t first = 0; first < batch_ * channels_; first += 2 * count) {
+    const auto weight = over_images(weight_), bias = over_images(bias_);
+    std::vector<PlaneSums<double>> sums(2 * count, {0, 0});
+    for (int64_t first = 0; first < channels_; first += 2 * count) {
       for (int64_t i = 0; i < 2 * count; ++i) {
-        weight[i] += (weight_ + first)[i];
-        bias[i] += (bias_ + first)[i];
+        sums[i].weight += weight[first + i];
+        sums[i].bias += bias[first + i];
       }
     }
     const auto parameters = parameters_of<T>(arguments.parameters);
     for (int64_t i = 0; i < count; ++i) {
       const auto gradients = parameter_gradients<double>(
-          {weight[i], bias[i]},
-          {weight[count + i], bias[count + i]},
-          parameters.spatial_weight[i],
-          parameters.norm_weight[i],
-          parameters.norm_bias[i]);
+          sums[i], sums[count + i], parameters.spatial_weight[i], parameters.norm_weight[i], parameters.norm_bias[i]);
       const double values[6] = {
           gradients.channel_weight,
           gradients.channel_bias,
@@ -240,6 +245,18 @@ class AllPlaneSums {
   }
 
  private:
+  // Double, since a sum of so many floats one after the other would lose digits.
+  std::vector<double> over_images(const Buffer<T>& sums) const {
+    std::vector<double> total(channels_);
+    for (int64_t b = 0; b < batch_; ++b) {
+      const T* image = sums + b * channels_;
+      for (int64_t channel = 0; channel < channels_; ++channel) {
+        total[channel] += image[channel];
+      }
+    }
+    return total;
+  }
+
   int64_t batch_, channels_;
   Buffer<T> weight_, bias_;
 };

@@ -22,6 +22,13 @@ class Axis {
     }
     for (int64_t position = 0; position < length; ++position) {
       taps_.push_back(upsample_tap<T>(position, length, slices));
+      covering_.push_back(slice_interval(position, slices, length));
+    }
+    for (int64_t i = 0; i < slices; ++i) {
+      supports_.push_back(upsample_support(i, length, slices));
+      for (const auto& tap : taps_) {
+        weights_.push_back(tap_weight(tap, i));
+      }
     }
   }
 
@@ -46,7 +53,7 @@ class Axis {
   // Gradient of one position of the map, from the gradients of the means.
   void pool_backward(const T* mean_gradients, T* profile) const {
     for (int64_t position = 0; position < length_; ++position) {
-      const auto [first, last] = slice_interval(position, slices_, length_);
+      const auto [first, last] = covering_[position];
       Pack<T> total(T(0));
       for (int64_t i = first; i < last; ++i) {
         total += Pack<T>(shares_[i]) * Pack<T>::load(mean_gradients + i * kLanes);
@@ -65,10 +72,10 @@ class Axis {
 
   void upsample_backward(const T* profile_gradient, T* gradients) const {
     for (int64_t i = 0; i < slices_; ++i) {
-      const auto [begin, end] = upsample_support(i, length_, slices_);
+      const T* weights = weights_.data() + i * length_;
       Pack<T> total(T(0));
-      for (int64_t position = begin; position < end; ++position) {
-        total += Pack<T>(tap_weight(taps_[position], i)) * Pack<T>::load(profile_gradient + position * kLanes);
+      for (int64_t position = supports_[i].begin; position < supports_[i].end; ++position) {
+        total += Pack<T>(weights[position]) * Pack<T>::load(profile_gradient + position * kLanes);
       }
       total.store(gradients + i * kLanes);
     }
@@ -76,9 +83,13 @@ class Axis {
 
  private:
   int64_t length_, slices_;
-  std::vector<Interval<int64_t>> intervals_;
+  // What bundle after bundle needs, since integer divisions would take as long as the arithmetic.
+  std::vector<Interval<int64_t>> intervals_;  // positions of a slice
+  std::vector<Interval<int64_t>> covering_;  // slices of a position
+  std::vector<Interval<int64_t>> supports_;  // positions interpolated from a slice
   std::vector<T> shares_;  // what a position contributes to its slice
   std::vector<Tap<T, int64_t>> taps_;
+  std::vector<T> weights_;  // (slices, length), of the taps
 };
 
 // Adds the sums of rows of a tile, over w, to row_sums[h], and over h to column_sums[w]. Either may be null.
@@ -86,17 +97,16 @@ template <typename T>
 void add_axis_sums(const T* tile, Rows rows, int64_t width, T* row_sums, T* column_sums) {
   constexpr int64_t kLanes = Pack<T>::kLanes;
   for (int64_t h = rows.begin; h < rows.end; ++h, tile += width * kLanes) {
-    if (row_sums) {
-      Pack<T> total(T(0));
-      for (int64_t w = 0; w < width; ++w) {
-        total += Pack<T>::load(tile + w * kLanes);
+    Pack<T> total(T(0));
+    for (int64_t w = 0; w < width; ++w) {
+      const auto value = Pack<T>::load(tile + w * kLanes);
+      total += value;
+      if (column_sums) {
+        (Pack<T>::load(column_sums + w * kLanes) + value).store(column_sums + w * kLanes);
       }
-      total.store(row_sums + h * kLanes);
     }
-    if (column_sums) {
-      for (int64_t w = 0; w < width; ++w) {
-        (Pack<T>::load(column_sums + w * kLanes) + Pack<T>::load(tile + w * kLanes)).store(column_sums + w * kLanes);
-      }
+    if (row_sums) {
+      total.store(row_sums + h * kLanes);
     }
   }
 }

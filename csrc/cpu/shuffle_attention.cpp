@@ -45,6 +45,8 @@ void forward(const Tensor& x, const AttentionArguments& arguments, Tensor& y) {
       for (size_t j = 0; j < channels.in.size(); ++j) {
         if (ahead) {
           ask_for<true>(target + b * out.batch_stride, out, channels.out[j]);
+        }
+        if (ahead && j < next.in.size()) {  // an image's last block may have more bundles than the next one's first
           ask_for<false>(source + next_b * map.batch_stride, map, next.in[j]);
         }
         T* tile = tiles + j * size;
@@ -89,6 +91,8 @@ void backward(
       for (size_t j = 0; j < channels.in.size(); ++j) {
         if (ahead) {
           ask_for<true>(target + b * out.batch_stride, out, channels.in[j]);
+        }
+        if (ahead && j < next.in.size()) {
           ask_for<false>(source + next_b * map.batch_stride, map, next.in[j]);
           ask_for<false>(gradient + next_b * dy.batch_stride, dy, next.out[j]);
         }
