@@ -1,4 +1,5 @@
-// What every op does before its kernel, on any device: checks of the arguments, the layout rule, allocation.
+// What every op does before its kernel, on any device: checks of the arguments, the layout rule, allocation, and the
+// answer where a map has no value.
 // Compiled into each device library, which registers its kernels under these functions.
 #include "kernels.h"
 
@@ -35,6 +36,13 @@ ParameterTensors empty_like(const ParameterTensors& parameters) {
   return {one(0), one(1), one(2), one(3), one(4), one(5)};
 }
 
+// The gradients of the parameters where there is no image.
+void clear(ParameterTensors& gradients) {
+  for (Tensor& gradient : gradients) {
+    torch::stable::zero_(gradient);
+  }
+}
+
 Tensor empty_like_vectors(const Tensor& vectors) {
   return empty({vectors.size(0), vectors.size(1), vectors.size(2)}, vectors.scalar_type(), vectors);
 }
@@ -55,10 +63,13 @@ int64_t check_slice_vectors(const Tensor& rows, const Tensor& columns, const cha
 std::tuple<Tensor, Tensor> slice_pool_entry(const Tensor& x, int64_t n_h, int64_t n_v) {
   const char* op = "slice_pool";
   check_map(x, op, "x");
+  check_extent(x.size(2), x.size(3), op);
   check_slices(n_h, n_v, op);
   Tensor rows = empty({x.size(0), x.size(1), n_h}, x.scalar_type(), x);
   Tensor columns = empty({x.size(0), x.size(1), n_v}, x.scalar_type(), x);
-  slice_pool(x, rows, columns);
+  if (x.numel() > 0) {
+    slice_pool(x, rows, columns);
+  }
   return {rows, columns};
 }
 
@@ -75,26 +86,34 @@ Tensor slice_pool_backward_entry(
   check_size(grad_columns, {grad_rows.size(0), grad_rows.size(1), grad_columns.size(2)}, op, "grad_columns");
   check_extent(height, width, op);
   Tensor dx = empty_map({grad_rows.size(0), grad_rows.size(1), height, width}, grad_rows, channels_last);
-  slice_pool_backward(grad_rows, grad_columns, dx);
+  if (dx.numel() > 0) {
+    slice_pool_backward(grad_rows, grad_columns, dx);
+  }
   return dx;
 }
 
 Tensor slice_pool_upsample_entry(const Tensor& x, int64_t n_h, int64_t n_v) {
   const char* op = "slice_pool_upsample";
   check_map(x, op, "x");
+  check_extent(x.size(2), x.size(3), op);
   check_slices(n_h, n_v, op);
   Tensor y = empty_map({x.size(0), 2 * x.size(1), x.size(2), x.size(3)}, x, is_channels_last(x));
-  slice_pool_upsample(x, n_h, n_v, y);
+  if (y.numel() > 0) {
+    slice_pool_upsample(x, n_h, n_v, y);
+  }
   return y;
 }
 
 Tensor slice_pool_upsample_backward_entry(const Tensor& grad, int64_t n_h, int64_t n_v) {
   const char* op = "slice_pool_upsample_backward";
   check_map(grad, op, "grad");
+  check_extent(grad.size(2), grad.size(3), op);
   check_slices(n_h, n_v, op);
   STD_TORCH_CHECK(grad.size(1) % 2 == 0, op, ": grad must have an even number of channels, got ", grad.size(1));
   Tensor dx = empty_map({grad.size(0), grad.size(1) / 2, grad.size(2), grad.size(3)}, grad, is_channels_last(grad));
-  slice_pool_upsample_backward(grad, n_h, n_v, dx);
+  if (dx.numel() > 0) {
+    slice_pool_upsample_backward(grad, n_h, n_v, dx);
+  }
   return dx;
 }
 
@@ -103,7 +122,9 @@ Tensor shuffle_attention_entry(const Tensor& x, ENTRY_PARAMETERS) {
   check_map(x, op, "x");
   const auto arguments = ENTRY_ARGUMENTS(x, x.size(1));
   Tensor y = empty_like_map(x);
-  shuffle_attention(x, arguments, y);
+  if (y.numel() > 0) {
+    shuffle_attention(x, arguments, y);
+  }
   return y;
 }
 
@@ -115,7 +136,11 @@ MapAndParameters shuffle_attention_backward_entry(const Tensor& grad, const Tens
   const auto arguments = ENTRY_ARGUMENTS(x, x.size(1));
   Tensor dx = empty_like_map(x);
   ParameterTensors p = empty_like(arguments.parameters);
-  shuffle_attention_backward(grad, x, arguments, dx, p);
+  if (grad.numel() > 0) {
+    shuffle_attention_backward(grad, x, arguments, dx, p);
+  } else {
+    clear(p);
+  }
   return {dx, p[0], p[1], p[2], p[3], p[4], p[5]};
 }
 
@@ -131,7 +156,9 @@ Tensor upsample_shuffle_attention_entry(
   check_extent(height, width, op);
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
   Tensor y = empty_map({rows.size(0), channels, height, width}, rows, channels_last);
-  upsample_shuffle_attention(rows, columns, arguments, y);
+  if (y.numel() > 0) {
+    upsample_shuffle_attention(rows, columns, arguments, y);
+  }
   return y;
 }
 
@@ -143,12 +170,17 @@ VectorsAndParameters upsample_shuffle_attention_backward_entry(
   const char* op = "upsample_shuffle_attention_backward";
   const int64_t channels = check_slice_vectors(rows, columns, op);
   check_map(grad, op, "grad");
+  check_extent(grad.size(2), grad.size(3), op);
   check_same(grad, rows, op, "grad");
   check_size(grad, {rows.size(0), channels, grad.size(2), grad.size(3)}, op, "grad");
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
   Tensor d_rows = empty_like_vectors(rows), d_columns = empty_like_vectors(columns);
   ParameterTensors p = empty_like(arguments.parameters);
-  upsample_shuffle_attention_backward(grad, rows, columns, arguments, d_rows, d_columns, p);
+  if (grad.numel() > 0) {
+    upsample_shuffle_attention_backward(grad, rows, columns, arguments, d_rows, d_columns, p);
+  } else {
+    clear(p);
+  }
   return {d_rows, d_columns, p[0], p[1], p[2], p[3], p[4], p[5]};
 }
 
@@ -163,7 +195,9 @@ Tensor upsample_shuffle_attention_pooled_entry(
   check_extent(height, width, op);
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
   Tensor means = empty({rows.size(0), channels}, rows.scalar_type(), rows);
-  upsample_shuffle_attention_pooled(rows, columns, height, width, arguments, means);
+  if (means.numel() > 0) {
+    upsample_shuffle_attention_pooled(rows, columns, height, width, arguments, means);
+  }
   return means;
 }
 
@@ -182,7 +216,11 @@ VectorsAndParameters upsample_shuffle_attention_pooled_backward_entry(
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
   Tensor d_rows = empty_like_vectors(rows), d_columns = empty_like_vectors(columns);
   ParameterTensors p = empty_like(arguments.parameters);
-  upsample_shuffle_attention_pooled_backward(grad, rows, columns, height, width, arguments, d_rows, d_columns, p);
+  if (grad.numel() > 0) {
+    upsample_shuffle_attention_pooled_backward(grad, rows, columns, height, width, arguments, d_rows, d_columns, p);
+  } else {
+    clear(p);
+  }
   return {d_rows, d_columns, p[0], p[1], p[2], p[3], p[4], p[5]};
 }
 
@@ -204,7 +242,9 @@ Tensor gradient_reversal_backward_entry(const Tensor& grad, const Tensor& lambd)
       std::nullopt,
       grad.dim() == 4 && is_channels_last(grad) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   advise_huge_pages(dx);
-  gradient_reversal_backward(grad, lambd, dx);
+  if (dx.numel() > 0) {
+    gradient_reversal_backward(grad, lambd, dx);
+  }
   return dx;
 }
 

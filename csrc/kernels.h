@@ -1,6 +1,6 @@
 // The kernels that a device library defines, one function per op: they fill tensors that entry.cpp has checked and
-// allocated. Maps may have any strides; what is written is dense, in the layout of the layout rule. Any tensor may
-// be empty.
+// allocated. Maps may have any strides; what is written is dense, in the layout of the layout rule. No map is empty, but
+// all channels may be rows or all columns.
 #pragma once
 
 #include "tensors.h"
@@ -22,7 +22,7 @@ void slice_pool_backward(const Tensor& grad_rows, const Tensor& grad_columns, Te
 void slice_pool_upsample(const Tensor& x, int64_t n_h, int64_t n_v, Tensor& y);
 void slice_pool_upsample_backward(const Tensor& grad, int64_t n_h, int64_t n_v, Tensor& dx);
 
-// The gradients of the parameters are written in full, zeros for an empty batch.
+// The gradients of the parameters are written in full.
 void shuffle_attention(const Tensor& x, const AttentionArguments& arguments, Tensor& y);
 void shuffle_attention_backward(
     const Tensor& grad,

@@ -127,8 +127,19 @@ inline Tensor empty_map(std::initializer_list<int64_t> size, const Tensor& like,
 
 // Checks. Each message names the op, the argument, what was given and what was expected.
 
+// Longest side of a map that is cut into slices or made of them, and most slices of it: what a kernel keeps of an axis
+// grows with both, whether there is a map in memory or not.
+constexpr int64_t kLongest = 1 << 20;
+// Most channels: no memory holds as many, and twice their number is still a number.
+constexpr int64_t kMostChannels = int64_t(1) << 48;
+
+inline void check_channels(const Tensor& given, const char* op, const char* name) {
+  STD_TORCH_CHECK(given.size(1) <= kMostChannels, op, ": ", name, " has ", given.size(1), " channels");
+}
+
 inline void check_map(const Tensor& map, const char* op, const char* name) {
   STD_TORCH_CHECK(map.dim() == 4, op, ": ", name, " must be (B, C, H, W), got ", map.dim(), " dimensions");
+  check_channels(map, op, name);
   STD_TORCH_CHECK(
       map.size(2) > 0 && map.size(3) > 0,
       op, ": ", name, " must have H >= 1 and W >= 1, got ", map.size(2), " x ", map.size(3));
@@ -136,7 +147,10 @@ inline void check_map(const Tensor& map, const char* op, const char* name) {
 
 inline void check_vectors(const Tensor& vectors, const char* op, const char* name) {
   STD_TORCH_CHECK(vectors.dim() == 3, op, ": ", name, " must be (B, C, slices), got ", vectors.dim(), " dimensions");
-  STD_TORCH_CHECK(vectors.size(2) > 0, op, ": ", name, " must have at least one slice");
+  check_channels(vectors, op, name);
+  STD_TORCH_CHECK(
+      vectors.size(2) >= 1 && vectors.size(2) <= kLongest,
+      op, ": ", name, " must have at least one slice and at most ", kLongest, ", got ", vectors.size(2));
 }
 
 inline void check_same(const Tensor& given, const Tensor& expected, const char* op, const char* name) {
@@ -161,16 +175,20 @@ inline void check_size(const Tensor& given, std::initializer_list<int64_t> size,
 }
 
 inline void check_slices(int64_t n_h, int64_t n_v, const char* op) {
-  STD_TORCH_CHECK(n_h >= 1 && n_v >= 1, op, ": slices must be at least 1, got (", n_h, ", ", n_v, ")");
+  STD_TORCH_CHECK(
+      n_h >= 1 && n_v >= 1 && n_h <= kLongest && n_v <= kLongest,
+      op, ": slices must be at least 1 and at most ", kLongest, ", got (", n_h, ", ", n_v, ")");
 }
 
 inline void check_extent(int64_t height, int64_t width, const char* op) {
-  STD_TORCH_CHECK(height >= 1 && width >= 1, op, ": size must be at least 1 x 1, got ", height, " x ", width);
+  STD_TORCH_CHECK(
+      height >= 1 && width >= 1 && height <= kLongest && width <= kLongest,
+      op, ": size must be at least 1 x 1 and at most ", kLongest, " a side, got ", height, " x ", width);
 }
 
 inline void check_groups(int64_t channels, int64_t groups, const char* op) {
   STD_TORCH_CHECK(
-      groups >= 1 && channels >= 2 && channels % (2 * groups) == 0,
+      groups >= 1 && channels >= 2 && channels % groups == 0 && channels / groups % 2 == 0,
       op, ": C = ", channels, " must be divisible by 2 * G, G = ", groups);
 }
 

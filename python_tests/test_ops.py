@@ -58,7 +58,7 @@ def results(case, sample, device, dtype, layout, gradient_layout, seed=0):
 
 
 def assert_exact(results, dtype):
-    for found, allowed in errors(results, dtype):
+    for found, allowed in errors(results, TOLERANCE[dtype]):
         assert found <= allowed
 
 

@@ -221,7 +221,13 @@ def results(
     """Of the op, of the reference in the same dtype, and of the reference in float64."""
     inputs = leaves(case.inputs(sample, dtype, seed, device), layout)
     gradients = draw_gradients(case, sample, dtype, device, seed + 1)
-    gradients = [lay_out(g, gradient_layout) for g in gradients]
+    return results_for(case, sample, inputs, [lay_out(g, gradient_layout) for g in gradients])
+
+
+def results_for(
+    case: Case, sample: Sample, inputs: list[Tensor], gradients: list[Tensor]
+) -> tuple[Result, Result, Result]:
+    """As `results`, for inputs that require gradients and for gradients of the outputs, as they lie."""
     exact = [x.detach().double().requires_grad_() for x in inputs]
     given = run(ops, case, sample, inputs, gradients)
     eager = run(ops.reference, case, sample, inputs, gradients)
@@ -229,13 +235,12 @@ def results(
     return given, eager, expected
 
 
-def errors(results: tuple[Result, Result, Result], dtype: torch.dtype) -> Iterator[tuple[float, float]]:
+def errors(results: tuple[Result, Result, Result], tolerance: float) -> Iterator[tuple[float, float]]:
     """Error and the largest allowed one, of every output, of the gradients of a call together, and of each of them.
 
     Allowed is the tolerance, or twice the error of the reference in the same dtype. A gradient of few values can
     cancel: by itself it may err a hundredfold.
     """
-    tolerance = TOLERANCE.get(dtype, 0.0)
 
     def judge(tolerance, given, eager, expected):
         return error(given, expected), max(tolerance, 2 * error(eager, expected))

@@ -104,7 +104,7 @@ def _accuracy(cases: list[Case], device: str, dtype: torch.dtype, quick: bool) -
             for layout in layouts:
                 with _fresh_memory_is_nan():
                     results = op_cases.results(case, sample, device, dtype, layout, layout)
-                for error, allowed in op_cases.errors(results, dtype):
+                for error, allowed in op_cases.errors(results, TOLERANCE.get(dtype, 0.0)):
                     largest = max(largest, math.inf if math.isnan(error) else error)
                     if not error <= allowed:
                         wrong = wrong or f"WRONG: {case.name}, {name}, {layout}: {error:.1e}, allowed {allowed:.1e}"

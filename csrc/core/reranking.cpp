@@ -6,14 +6,22 @@
 #include "parallel.h"
 
 namespace toplight {
+namespace {
+
+// The same without numbers that would overflow: half of k1 is all images too.
+Reranking within(const Reranking& reranking, int64_t images) {
+  return {std::min(reranking.k1, 2 * images), std::min(reranking.k2, images + 1), reranking.lambda};
+}
+
+}  // namespace
 
 template <class T>
 RerankedDistances<T>::RerankedDistances(const T* images, int64_t queries, int64_t gallery, int64_t dim,
                                         const Reranking& reranking, const Execution& execution)
     : queries_(queries),
       images_(queries + gallery),
-      stride_(std::min(std::max(reranking.k1 + 1, reranking.k2), images_)),
-      reranking_(reranking),
+      reranking_(within(reranking, images_)),
+      stride_(std::min(std::max(reranking_.k1 + 1, reranking_.k2), images_)),
       between_images_(images, images_, images, images_, dim, Metric::euclidean) {
   find_neighbours(execution);
   vectors_.resize(images_);

@@ -49,8 +49,9 @@ class RerankedDistances final : public Distances<T> {
   Vector average_over_neighbours(int64_t image, const std::vector<Vector>& vectors, std::vector<T>& sums) const;
   T squared(T distance, int64_t image) const { return distance * distance * inverse_greatest_[image]; }
 
-  int64_t queries_, images_, stride_;  // stride_: neighbours kept of every image
+  int64_t queries_, images_;
   Reranking reranking_;
+  int64_t stride_;  // neighbours kept of every image
   FeatureDistances<T> between_images_;
   std::vector<int64_t> neighbours_;    // (images_, stride_): nearest first, the image itself among them
   std::vector<T> inverse_greatest_;    // (images_,): 1 / greatest squared distance of the image to any

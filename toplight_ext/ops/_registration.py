@@ -112,7 +112,13 @@ def _is_traced() -> bool:
     )
 
 
+def check_tensor(op: str, x: Tensor, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise InputError(f"{op}: {name} must be a tensor, got {x!r}")
+
+
 def check_map(op: str, x: Tensor, name: str = "x") -> None:
+    check_tensor(op, x, name)
     shape = x.shape
     if len(shape) != 4:
         raise InputError(f"{op}: {name} must be (B, C, H, W), got a tensor of shape {tuple(shape)}")
@@ -126,11 +132,19 @@ def check_dtype(op: str, x: Tensor, name: str) -> None:
 
 
 def check_extent(op: str, size: tuple[int, int]) -> None:
-    if len(size) != 2 or size[0] < 1 or size[1] < 1:
-        raise InputError(f"{op}: height and width must be at least 1, got {tuple(size)}")
+    if not _are_two(size):
+        raise InputError(f"{op}: height and width must be at least 1, got {size}")
 
 
 def check_slices(op: str, slices: tuple[int, int]) -> tuple[int, int]:
-    if len(slices) != 2 or slices[0] < 1 or slices[1] < 1:
+    if not _are_two(slices):
         raise InputError(f"{op}: slices must be two numbers of at least 1 (horizontal, vertical), got {slices}")
     return slices
+
+
+def _are_two(numbers: tuple[int, int]) -> bool:
+    """Whether these are two numbers of at least 1. Of which type says the torch op: a trace has types of its own."""
+    try:
+        return len(numbers) == 2 and numbers[0] >= 1 and numbers[1] >= 1
+    except TypeError:
+        return False

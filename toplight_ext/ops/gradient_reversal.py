@@ -25,6 +25,7 @@ def gradient_reversal(x: Tensor, lambd: float | Tensor = 1.0) -> Tensor:
     Raises:
         InputError: x is not floating point, or lambd is not one value.
     """
+    registration.check_tensor("gradient_reversal", x, "x")
     registration.check_dtype("gradient_reversal", x, "x")
     dtype = registration.accumulation_dtype(x.dtype)
     lambd = torch.as_tensor(lambd, dtype=dtype, device=x.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,8 @@ def shuffle_attention(
 
 def check_parameters(op: str, x: Tensor, channels: int, groups: int, given: tuple[Tensor, ...]) -> list[Tensor]:
     """Check the six parameters for a map of `channels` channels; return them in its accumulation dtype."""
+    if not isinstance(groups, int):
+        raise InputError(f"{op}: groups must be a whole number, got {groups!r}")
     if groups < 1 or channels < 2 or channels % (2 * groups) != 0:
         raise InputError(
             f"{op}: C = {channels} channels cannot be cut into two halves of G = {groups} groups: "
@@ -67,6 +71,7 @@ def check_parameters(op: str, x: Tensor, channels: int, groups: int, given: tupl
     shape, device, dtype = (1, channels // (2 * groups), 1, 1), x.device, registration.accumulation_dtype(x.dtype)
     parameters = []
     for parameter in given:
+        registration.check_tensor(op, parameter, PARAMETERS[len(parameters)])
         if parameter.shape != shape or parameter.device != device:
             name = PARAMETERS[len(parameters)]
             raise InputError(
@@ -79,9 +84,11 @@ def check_parameters(op: str, x: Tensor, channels: int, groups: int, given: tupl
 
 
 def _nearest_groups(channels: int, groups: int) -> str:
-    valid = [g for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
-    if not valid:
+    if channels < 2 or channels % 2 != 0:
         return "; no G fits an odd number of channels"
+    half = channels // 2
+    # In pairs, since channels that are expanded can be more than can be counted.
+    valid = [g for d in range(1, math.isqrt(half) + 1) if half % d == 0 for g in (d, half // d)]
     return f"; the nearest G that fits is {min(valid, key=lambda g: (abs(g - groups), g))}"
 
 

@@ -89,6 +89,7 @@ def upsample_shuffle_attention_pooled(
 
 def _check(op: str, rows: Tensor, columns: Tensor, size: tuple[int, int], groups: int, given: tuple[Tensor, ...]):
     for name, vectors in (("rows", rows), ("columns", columns)):
+        registration.check_tensor(op, vectors, name)
         if vectors.dim() != 3 or vectors.shape[2] < 1:
             raise InputError(f"{op}: {name} must be (B, C, slices), got a tensor of shape {tuple(vectors.shape)}")
         registration.check_dtype(op, vectors, name)
