@@ -190,7 +190,7 @@ def test_no_room_is_said_and_leaves_nothing(samples, folder, monkeypatch):
     assert not list(folder.iterdir())
     little = shutil.disk_usage(folder)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: little)
-    with pytest.raises(InputError, match=r"0\.00 GB are free"):
+    with pytest.raises(InputError, match=r"0\.1 MB: No space left on device; make room"):
         cached_images(samples, folder, SIZE)
     assert not list(folder.iterdir())
 

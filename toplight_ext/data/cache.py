@@ -7,6 +7,7 @@ say what the files behind the list looked like, so that one that has changed sin
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -64,7 +65,7 @@ def cached_images(samples: Sequence[Sample], folder: str | Path, size: tuple[int
             _make(path, header, samples, shape, threads)
         except OSError as error:
             raise InputError(
-                f"{path}: cannot write the decoded images, {_length(header, shape) / 1e9:.2f} GB: {error.strerror}; "
+                f"{path}: cannot write the decoded images, {_length(header, shape) / 1e6:,.1f} MB: {error.strerror}; "
                 "make room or name another folder"
             ) from error
     with path.open("rb") as file:
@@ -114,9 +115,8 @@ def _make(path: Path, header: bytes, samples: Sequence[Sample], shape: tuple[int
             warnings.warn(f"{path}: {reason}; the images are decoded again", stacklevel=3)
         for left in abandoned(path) if alone else ():
             left.unlink()
-        needed, free = _length(header, shape), shutil.disk_usage(path.parent).free
-        if free < needed:
-            raise InputError(f"{path.parent}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+        if shutil.disk_usage(path.parent).free < _length(header, shape):  # known before hours of decoding
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _build(path, header, samples, shape, threads)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..extras import require
+from ..files import errors_name
 from .manifest import FILE_NAME, list_manifest, write_manifest
 from .randomness import generator
 from .rendering import render_infrared, render_visible
@@ -70,8 +71,9 @@ def draw_synthetic(
     temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
         temporary.chmod(0o777 & ~_umask())
-        _draw_split(temporary / "train", range(identities), views, size, seed)
-        _draw_split(temporary / "dev", range(identities, identities + dev_identities), views, size, seed)
+        with errors_name(root):
+            _draw_split(temporary / "train", range(identities), views, size, seed)
+            _draw_split(temporary / "dev", range(identities, identities + dev_identities), views, size, seed)
         os.replace(temporary, root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

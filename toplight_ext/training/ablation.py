@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..errors import InputError
 from ..files import write_text
+from ..text import markdown
 from .recipe import Model, Recipe, installed_recipes, load_row
 from .run import Run, sole_writer
 from .runner import resume
@@ -54,25 +55,27 @@ def ablate(
         seeds: trained with seed 0, 1, ...
 
     Raises:
-        InputError: no such table, a recipe that cannot be used, a run there of another recipe.
+        InputError: no such table, a recipe that cannot be used, a run there of another recipe, or another process
+            at work there.
         TrainingError: as `start`.
     """
     recipes = {path.stem: load_row(path, overrides, base) for path in _rows(table)}
     done: list[Run] = []
-    for seed in range(seeds):
-        for row, recipe in recipes.items():
-            folder = out / row / f"seed_{seed}"
-            print(f"{table}, {recipe.name}, seed {seed}: {folder}", file=sys.stderr)
-            done.append(_trained(dataclasses.replace(recipe, seed=seed), folder, done))
-    rows = [_row(recipe, done[number :: len(recipes)]) for number, recipe in enumerate(recipes.values())]
-    write_text(out / "table.md", ablation_table(rows))
+    with sole_writer(out):
+        for seed in range(seeds):
+            for row, recipe in recipes.items():
+                folder = out / row / f"seed_{seed}"
+                print(f"{table}, {recipe.name}, seed {seed}: {folder}", file=sys.stderr)
+                done.append(_trained(dataclasses.replace(recipe, seed=seed), folder, done))
+        rows = [_row(recipe, done[number :: len(recipes)]) for number, recipe in enumerate(recipes.values())]
+        write_text(out / "table.md", ablation_table(rows))
     return rows
 
 
 def ablation_table(rows: Sequence[AblationRow]) -> str:
     """The table in Markdown, in percent."""
     head = ["", *METRICS.values()]
-    lines = [head, ["---"] * len(head), *([row.name, *map(row.cell, METRICS)] for row in rows)]
+    lines = [head, ["---"] * len(head), *([markdown(row.name), *map(row.cell, METRICS)] for row in rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -112,7 +115,7 @@ def _until(recipe: Recipe, stage: str) -> Recipe:
     later = recipe.stages[recipe.stages.index(stage) + 1 :]
     neckless = {field: getattr(Model(), field) for field in ("neck", "slices", "groups", "embed")}
     model = recipe.model if stage == "vi" else dataclasses.replace(recipe.model, **neckless)
-    return dataclasses.replace(recipe, name="", model=model, **dict.fromkeys(later))
+    return dataclasses.replace(recipe, name="until", model=model, **dict.fromkeys(later))
 
 
 def _row(recipe: Recipe, runs: Sequence[Run]) -> AblationRow:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ..data import Batch, ImagePipeline, Stream
 from ..errors import InputError
 from ..models import DualPathNetwork
 from ..progress import progress_bar
+from ..text import plain
 from .optimisers import Average, build_optimiser, learning_rate, set_learning_rate
 from .processes import synchronise_norms, world_size
 from .recipe import Optimiser
@@ -98,6 +99,8 @@ class Training:
     def to_the_end(self, stop: Stop) -> tuple[float, int]:
         """Take the remaining steps; then the stage's network holds what the stage leaves behind.
 
+        Signals are to be `deferred` meanwhile.
+
         Returns:
             Seconds spent, over all resumes, and images seen.
 
@@ -109,7 +112,7 @@ class Training:
         every, limit = recipe.checkpoint.steps or stage.steps_per_epoch, 60 * recipe.checkpoint.minutes
         written = time.monotonic()
         stage.objective.train()
-        with stop.deferred(), self.batches() as batches, progress_bar(stage.name, stage.steps, self._step) as advance:
+        with self.batches() as batches, progress_bar(stage.name, stage.steps, self._step) as advance:
             for batch in batches:
                 self.take(batch, stop.requested)
                 # The newest step's figures are left to the device, so that the host is ahead of it.
@@ -230,19 +233,31 @@ class Training:
     def _restore(self) -> None:
         """Go back to the last checkpoint, if it is of this stage, and the logs with it."""
         run, state = self._run, self._run.checkpoints.load()
-        if state is None or state["stage"] != self.stage.name:
-            run.rewind(run.finished[-1]["logs"] if run.finished else {})
-            return
         try:
+            if state is None or state["stage"] != self.stage.name:
+                run.rewind(run.finished[-1].get("logs") if run.finished else {})
+                return
+            self._step, self._images, self._seconds = self._progress(state)
             self.stage.objective.load_state_dict(state["trained"])
             self._optimiser.load_state_dict(state["optimiser"])
             self._update.scaler.load_state_dict(state["scaler"])
             if self._average is not None:
                 self._average.load(state["average"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise InputError(f"the checkpoint of {run.folder} does not fit its recipe: {error}") from error
-        torch.set_rng_state(state["random"])
-        if state["cuda_random"] is not None and self._device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"])
-        self._step, self._images, self._seconds = state["step"], state["images"], state["seconds"]
-        run.rewind(state["logs"])
+            torch.set_rng_state(state["random"])
+            if state["cuda_random"] is not None and self._device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_random"])
+            run.rewind(state["logs"])
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            reason = plain(error, 300)
+            raise InputError(f"the checkpoint of {run.folder} does not fit its recipe: {reason}") from error
+
+    def _progress(self, state: dict[str, Any]) -> tuple[int, int, float]:
+        """Steps, images and seconds of a checkpoint; raises ValueError for what no run of this stage can have."""
+        steps, images, seconds = (state[name] for name in ("step", "images", "seconds"))
+        if not (type(steps) is type(images) is int and 0 <= steps <= self.stage.steps and images >= 0):
+            raise ValueError(f"step {steps!r} of {self.stage.steps}, {images!r} images")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"{seconds!r} seconds")
+        return steps, images, seconds

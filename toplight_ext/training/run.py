@@ -36,28 +36,35 @@ import torch
 
 from ..errors import InputError
 from ..extras import require
-from ..files import replacing, write_text
+from ..files import errors_name, flush, read_json, replacing, write_text
+from ..text import plain
 from .checkpoint import Checkpoints
 from .recipe import Recipe, load_recipe, recipe_to_toml
 
 _LOCK = ".lock"
+_LOGS = {"metrics": "metrics.jsonl", "dev": "dev.jsonl"}
+_BOARD = "tensorboard"
 
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Inside, no other process can write this run; its end, however it comes, lets the folder go.
+    """Inside, no other process can write this folder; the end of this one, however it comes, lets it go.
 
     Raises:
-        InputError: another process is at work in the folder.
+        InputError: another process is at work in the folder, or a link leads out of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (_LOCK, *_LOGS.values(), _BOARD):
+        if (folder / name).is_symlink():  # what is not replaced as a whole would be written elsewhere
+            raise InputError(f"{folder / name}: a link, through which another file would be written; remove it")
     with open(folder / _LOCK, "a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with errors_name(folder / _LOCK):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another process is at work in this run; wait until it ends") from None
+            raise InputError(f"{folder}: another process is at work here; wait until it ends") from None
         for left in folder.glob(".*.tmp"):  # of a process that was killed
-            left.unlink()
+            left.unlink(missing_ok=True)
         yield
 
 
@@ -68,22 +75,22 @@ class Lines:
         self._path = path
 
     def append(self, value: dict[str, Any]) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
+        with errors_name(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(value) + "\n")
 
     def append_from(self, other: Lines, size: int) -> None:
         """Append the first `size` bytes of another file."""
         if size:
-            with open(other._path, "rb") as source, open(self._path, "ab") as target:
+            with open(other._path, "rb") as source, errors_name(self._path), open(self._path, "ab") as target:
                 target.write(source.read(size))
 
     def flushed_size(self) -> int:
         """Bytes of the file, all of them on the disk."""
         if not self._path.exists():
             return 0
-        with open(self._path, "rb") as file:
-            os.fsync(file.fileno())
-            return os.fstat(file.fileno()).st_size
+        with errors_name(self._path):
+            flush(self._path)
+        return self._path.stat().st_size
 
     def cut(self, size: int) -> None:
         """Take back what was written after the file had this size.
@@ -110,13 +117,13 @@ class Run:
         self.recipe = recipe
         self.writes = writes
         self.checkpoints = Checkpoints(folder)
-        self._logs = {"metrics": Lines(folder / "metrics.jsonl"), "dev": Lines(folder / "dev.jsonl")}
+        self._logs = {name: Lines(folder / file) for name, file in _LOGS.items()}
         self._board = None
         if recipe.tensorboard and writes:
             require("tensorboard", extra="train")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / _BOARD))
 
     @classmethod
     def create(cls, recipe: Recipe, folder: Path) -> Run:
@@ -164,7 +171,13 @@ class Run:
         return {name: log.flushed_size() for name, log in self._logs.items()}
 
     def rewind(self, sizes: dict[str, int]) -> None:
-        """Take back what the logs hold beyond these sizes; beyond nothing where a size is missing."""
+        """Take back what the logs hold beyond these sizes; beyond nothing where a size is missing.
+
+        Raises:
+            InputError: they are no sizes, or a log is smaller.
+        """
+        if not isinstance(sizes, dict) or not all(type(size) is int and size >= 0 for size in sizes.values()):
+            raise InputError(f"{self.folder}: the sizes of its logs on record are damaged: {plain(repr(sizes))}")
         if self.writes:
             for name, log in self._logs.items():
                 log.cut(sizes.get(name, 0))
@@ -172,7 +185,7 @@ class Run:
     @property
     def finished(self) -> list[dict[str, Any]]:
         """One entry per finished stage: stage, seconds, images_per_second, and `logs`, their sizes at its end."""
-        return self._read("stages.json", [])
+        return self._entries("stages.json", self._read("stages.json", []), "stage")
 
     def finish(self, stage: str, seconds: float, images: int) -> None:
         """Record that the weights of a stage are written."""
@@ -188,7 +201,8 @@ class Run:
     @property
     def results(self) -> list[dict[str, Any]]:
         """Evaluation results, one per evaluated stage."""
-        return self._read("evaluation.json", {"results": []})["results"]
+        found = self._read("evaluation.json", {"results": []})
+        return self._entries("evaluation.json", found.get("results") if isinstance(found, dict) else None, "name")
 
     def add_result(self, stage: str, result: dict[str, Any], ranked: dict[str, Any], analysis: dict[str, Any]) -> None:
         self._write("ranked.json", ranked)
@@ -210,7 +224,17 @@ class Run:
 
     def _read(self, name: str, default: Any) -> Any:
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+        try:
+            return read_json(path) if path.exists() else default
+        except ValueError as error:
+            raise InputError(f"{path}: damaged, it is not JSON ({error}); put back what the run wrote") from error
+
+    def _entries(self, name: str, found: Any, key: str) -> list[dict[str, Any]]:
+        """Raises InputError unless `found` is a list of objects with a text under `key`."""
+        entries = found if isinstance(found, list) else [None]
+        if not all(isinstance(entry, dict) and isinstance(entry.get(key), str) for entry in entries):
+            raise InputError(f"{self.folder / name}: damaged, an entry has no {key!r}; put back what the run wrote")
+        return entries
 
     def _write(self, name: str, value: Any) -> None:
         write_text(self.folder / name, json.dumps(value, indent=1))

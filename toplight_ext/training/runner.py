@@ -97,11 +97,17 @@ def _reproducible(recipe: Recipe) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Where several processes train together, the end of another one shows as an error of an exchange."""
+    """Errors say how to go on. The end of another of several processes shows as an error of an exchange."""
     try:
         yield
     except (TrainingError, InputError):
         raise
+    except OSError as error:
+        if not (folder / "recipe.toml").is_file():
+            raise  # nothing was begun
+        raise TrainingError(
+            f"{error}; the last state is kept: mend that, and continue with toplight resume {folder}"
+        ) from error
     except RuntimeError as error:
         if world_size() == 1:
             raise
@@ -144,7 +150,7 @@ def _look(run: Run, device: torch.device) -> Callable[[DualPathNetwork], dict[st
 def _evaluate(run: Run, stage: str, test: list[Sample], device: torch.device) -> None:
     model, metadata = load_weights(run.weights(stage))
     recipe, metric = run.recipe, run.recipe.evaluation.metric
-    fed = Preprocessing.of(metadata)
+    fed = Preprocessing.of(metadata, run.weights(stage))
     origin = origin_of(metadata, recipe.test.name, recipe.test.split)
     features = _features(recipe, model, test, fed, device, origin)
     protocol = _protocol(recipe, recipe.test.name)

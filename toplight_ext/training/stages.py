@@ -47,16 +47,20 @@ def run_stage(
     recipe = run.recipe
     torch.manual_seed(recipe.seed)
     if name == "soup":
-        if not run.writes:
-            return  # too short to be shared
-        model, spent = _soup(recipe, before, device)
-    else:
-        stage = build_stage(recipe, name, before)
-        spent = Training(run, stage, device, look).to_the_end(stop)
-        model = stage.model
-    if run.writes:
-        save_weights(run.weights(name), model, **_metadata(recipe, name))
-        run.finish(name, *spent)
+        if run.writes:  # too short to be shared
+            _leave(run, name, *_soup(recipe, before, device))
+        return
+    stage = build_stage(recipe, name, before)
+    training = Training(run, stage, device, look)
+    with stop.deferred():  # until the weights are there: the steps since the last checkpoint would be lost
+        spent = training.to_the_end(stop)
+        if run.writes:
+            _leave(run, name, stage.model, spent)
+
+
+def _leave(run: Run, name: str, model: DualPathNetwork, spent: tuple[float, int]) -> None:
+    save_weights(run.weights(name), model, **_metadata(run.recipe, name))
+    run.finish(name, *spent)
 
 
 def build_stage(recipe: Recipe, name: str, before: Path | None) -> Stage:

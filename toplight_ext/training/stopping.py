@@ -15,6 +15,10 @@ class Interrupted(TrainingError):
     """SIGINT or SIGTERM: all that a resumed run needs is on the disk."""
 
 
+class _Signalled(BaseException):
+    """What a signal raises wherever it finds the run; no Exception, so that nobody takes it for their failure."""
+
+
 class Stop:
     """Whether a signal asked to stop. `message` is what `Interrupted` says; the run keeps it up to date."""
 
@@ -26,7 +30,7 @@ class Stop:
     def request(self) -> None:
         self.requested = True
         if not self._deferred:
-            self.check()
+            raise _Signalled
 
     def check(self) -> None:
         """Raises: Interrupted, if a signal asked to stop."""
@@ -60,6 +64,8 @@ def stop_on_signal() -> Iterator[Stop]:
             break
     try:
         yield stop
+    except _Signalled:
+        raise Interrupted(stop.message) from None
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
