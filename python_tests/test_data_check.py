@@ -223,6 +223,16 @@ def test_leaks_of_identities_and_of_images(tmp_path):
     report = check_dataset("oulu", tmp_path / "oulu")
     assert report.ok and len(found(report, "warning")["leak"]) == 3
 
+    # Numbers in one list, and a "1" among names in the other.
+    for number, (split, people) in enumerate({"train": ("1", "2"), "test": ("1", "anna")}.items()):
+        folder = tmp_path / "few" / split
+        folder.mkdir(parents=True)
+        for k, person in enumerate(people):
+            (folder / f"{person}.jpg").write_bytes(trees.noise(2 * number + k))
+        manifest(folder, [(f"{person}.jpg", person, "visible", 1) for person in people])
+    warnings = found(check_dataset("csv", tmp_path / "few"), "warning")
+    assert warnings == {"leak": [("identity 1", "is in train and in test")]}
+
     trees.imagenet(tmp_path / "imagenet")
     root = tmp_path / "imagenet"
     name = "n01440764/ILSVRC2012_val_00000000.JPEG"

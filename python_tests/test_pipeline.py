@@ -70,7 +70,7 @@ def files_of_every_kind(folder: Path) -> dict[str, np.ndarray]:
     }
     Image.fromarray(np.dstack([colours, alpha])).save(folder / "alpha.png")
     Image.fromarray(np.dstack([colours[..., 0], alpha]), "LA").save(folder / "grey alpha.png")
-    deep = np.minimum(colours * np.uint32(257) + 100, 65535)
+    deep = np.minimum(colours.astype(np.uint32) * 257 + 100, 65535)
     (folder / "16 bit.png").write_bytes(png_of_16_bits(deep))
     (folder / "16 bit grey.png").write_bytes(png_of_16_bits(deep[..., 0]))
     grey = np.repeat(colours[..., :1], 3, axis=2)

@@ -6,10 +6,13 @@ The numbers of the small trees are written down in the tests that use them.
 import csv
 import functools
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from toplight_ext.data.samples import Listing
 
 SYSU_INFRARED = (3, 6)
 
@@ -150,6 +153,14 @@ def _lists(folder: Path, lists) -> None:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def check_listing(root: Path, listing: Listing) -> None:
+    """Every image once, all of them files below the root; problems that name a place in it, in few words."""
+    paths = [sample.path for sample in listing.samples]
+    assert len(set(paths)) == len(paths) and all(map(Path.is_file, paths))
+    assert all(os.path.realpath(path).startswith(f"{root}/") for path in paths)
+    assert all(str(root) in problem.where and len(problem.what) < 1000 for problem in listing.problems)
 
 
 def full_sysu(root: Path, protocol: Path) -> None:

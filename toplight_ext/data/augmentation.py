@@ -8,26 +8,28 @@ clamps to that range at its end, the one affine map of colour and grey clamps on
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from ..errors import InputError
+
+Limits = dict[str, tuple[float, float]]
 
 
 class _Checked:
     """Checks fields of the dataclass by its `_LIMITS`: name -> smallest and largest value, ends included."""
 
-    _LIMITS: ClassVar[dict[str, tuple[float, float]]]
+    _LIMITS: ClassVar[Limits]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            low, high = self._LIMITS[field.name]
-            value = getattr(self, field.name)
+        for name in (given.name for given in fields(self)):
+            low, high = self._LIMITS[name]
+            value = getattr(self, name)
             ends = value if isinstance(value, (tuple, list)) else (value,)
             if not all(low <= end <= high for end in ends) or list(ends) != sorted(ends):
                 kind = "two rising numbers" if len(ends) == 2 else "a number"
                 raise InputError(
-                    f"{type(self).__name__.lower()}.{field.name} = {value!r}: expected {kind} from {low} to {high}"
+                    f"{type(self).__name__.lower()}.{name} = {value!r}: expected {kind} from {low} to {high}"
                 )
 
 
@@ -49,7 +51,7 @@ class Generic(_Checked):
     deform: float = 0.1
     flip_probability: float = 0.5
 
-    _LIMITS: ClassVar = {
+    _LIMITS: ClassVar[Limits] = {
         "crop_scale": (0.01, 1.0),
         "crop_ratio": (0.1, 10.0),
         "pad": (0.0, 1.0),
@@ -79,7 +81,7 @@ class Colour(_Checked):
     rgb_shift: float = 0.1
     channel_exchange: float = 0.0
 
-    _LIMITS: ClassVar = {
+    _LIMITS: ClassVar[Limits] = {
         "brightness": (0.0, 1.0),
         "contrast": (0.0, 1.0),
         "saturation": (0.0, 1.0),
@@ -107,7 +109,7 @@ class Texture(_Checked):
     sharpen_strength: tuple[float, float] = (0.5, 3.0)
     gray_probability: float = 0.5
 
-    _LIMITS: ClassVar = {
+    _LIMITS: ClassVar[Limits] = {
         "jpeg_probability": (0.0, 1.0),
         "jpeg_quality": (1.0, 100.0),
         "defocus_probability": (0.0, 1.0),
@@ -134,7 +136,7 @@ class Erasing(_Checked):
     ratio: tuple[float, float] = (0.3, 3.33)
     random_fill: bool = False
 
-    _LIMITS: ClassVar = {
+    _LIMITS: ClassVar[Limits] = {
         "probability": (0.0, 1.0),
         "area": (0.0, 1.0),
         "ratio": (0.01, 100.0),
@@ -150,7 +152,6 @@ class Augmentation:
     """
 
     generic: Generic = Generic()
-    _: KW_ONLY
-    texture: Texture | None = None
-    colour: Colour | None = None
-    erasing: Erasing | None = None
+    texture: Texture | None = field(default=None, kw_only=True)
+    colour: Colour | None = field(default=None, kw_only=True)
+    erasing: Erasing | None = field(default=None, kw_only=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..errors import InputError
 from ..extras import require
 from ..progress import progress_bar
-from .header import Header, inspect, read_image
+from .header import Header, read_image
 from .pipeline import undecodable
 
 _THREADS = 4  # reading and hashing run beside each other, also where the disk is slow
@@ -48,10 +48,10 @@ def _examine_all(paths: Iterable[Path]) -> list[Examined]:
 
 def _examine(path: Path) -> Examined:
     try:
-        data = read_image(path)
+        data, header = read_image(path)
     except InputError as error:
         return Examined(0, None, b"", str(error).removeprefix(f"{path}: "))
-    return Examined(len(data), inspect(data), hashlib.blake2b(data, digest_size=16).digest(), "")
+    return Examined(len(data), header, hashlib.blake2b(data, digest_size=16).digest(), "")
 
 
 def find_undecodable(paths: Sequence[Path]) -> Iterator[Path]:
@@ -68,15 +68,15 @@ def find_plain(images: dict[Path, Examined]) -> Iterator[Path]:
     for path, image in images.items():
         pixels = image.header.width * image.header.height
         compressed_away = image.size < _PLAIN_BYTES + _PLAIN_BYTES_PER_PIXEL * pixels
-        if (compressed_away or image.header.format == "BMP") and _is_plain(path):
+        if (compressed_away or image.header.format == "BMP") and _is_plain(path, image.header.format):
             yield path
 
 
-def _is_plain(path: Path) -> bool:
+def _is_plain(path: Path, format: str) -> bool:
     pillow = require("PIL.Image", extra="train")
     try:
-        with pillow.open(path) as image:
+        with pillow.open(path, formats=[format]) as image:
             found = image.getextrema()
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for the few images that DALI alone decodes
+    except Exception:  # Pillow raises almost anything for the few images that DALI alone decodes
         return False
     return all(low == high for low, high in (found if isinstance(found[0], tuple) else (found,)))

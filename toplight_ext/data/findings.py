@@ -120,9 +120,10 @@ def _leaks(level: str) -> Callable[[Facts], Iterator[Problem]]:
     """Identities that a network is trained on and tested with, where that has this level."""
 
     def check(facts: Facts) -> Iterator[Problem]:
-        identities = {split: {s.identity for s in listing.samples} for split, listing in facts.listings.items()}
+        # As text: a name that no number can be makes text of all in its list, and 7 is still the 7 of another one.
+        identities = {split: {str(s.identity) for s in listing.samples} for split, listing in facts.listings.items()}
         for training, other in _pairs(facts) if facts.dataset.leak == level else ():
-            for identity in sorted(identities[training] & identities[other]):
+            for identity in sorted(identities[training] & identities[other], key=natural_key):
                 yield Problem(f"identity {identity}", f"is in {training} and in {other}")
 
     return check

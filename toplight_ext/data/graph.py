@@ -75,8 +75,9 @@ def build_decoder(batch_size: int, threads: int) -> Pipeline:
 
 
 def _decode(encoded, gpu: int | None):
-    """Grey images become RGB; the EXIF orientation is applied (DALI's default)."""
-    return fn.decoders.image(encoded, device="cpu" if gpu is None else "mixed", output_type=types.RGB)
+    """Grey images become RGB; EXIF is left alone (`upright`)."""
+    device = "cpu" if gpu is None else "mixed"
+    return fn.decoders.image(encoded, device=device, output_type=types.RGB, adjust_orientation=False)
 
 
 def _decoded(pixels, gpu: int | None):

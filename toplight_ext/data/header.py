@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..files import read_bounded
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp")
 
 # Our choice: an image larger than this is refused before it is decoded (192 MiB as RGB).
 MAX_PIXELS = 1 << 26
+# Our choice, too: a file that is larger, and a JPEG whose scans go over more pixels in all, of which a progressive one
+# may have thousands in a few bytes each. Encoders write ten.
+_MOST_BYTES = 1 << 28
+_MOST_SCANNED = 1 << 32
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -34,22 +39,21 @@ class Header(NamedTuple):
     orientation: int = 1  # EXIF 2.3, 1 to 8; 1 is upright
 
 
-def read_image(path: Path) -> bytes:
-    """The bytes of an image file whose header is sound.
+def read_image(path: Path) -> tuple[bytes, Header]:
+    """The bytes of an image file whose header is sound, and the header.
 
     Raises:
         InputError: the file cannot be read, is no JPEG, PNG or BMP, is cut off, or is larger than `MAX_PIXELS`.
     """
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, _MOST_BYTES)
     except OSError as error:
         reason = f"cannot read the image: {error.strerror}"
         raise InputError(f"{path}: {reason}; restore it or drop it from the list") from None
     try:
-        inspect(data)
+        return data, inspect(data)
     except ValueError as error:
         raise InputError(f"{path}: {error}; replace the image or drop it from the list") from None
-    return data
 
 
 def inspect(data: bytes) -> Header:
@@ -103,6 +107,8 @@ def _jpeg(data: bytes) -> Header:
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("truncated JPEG: the end-of-image marker is missing")
     bits, height, width, components = frame
+    if data.count(b"\xff\xda", position) * height * width > _MOST_SCANNED:
+        raise ValueError(f"JPEG of {width}x{height} pixels in too many scans; save it as PNG")
     return Header("JPEG", width, height, bits, cmyk=components == 4, orientation=orientation)
 
 
@@ -126,7 +132,16 @@ def _png(data: bytes) -> Header:
     width, height, bits = struct.unpack_from(">IIB", data, 16)
     if data.rfind(b"IEND") < 0:
         raise ValueError("truncated PNG: the end chunk is missing")
-    return Header("PNG", width, height, bits)
+    return Header("PNG", width, height, bits, orientation=_png_orientation(data))
+
+
+def _png_orientation(data: bytes) -> int:
+    position = len(_PNG_SIGNATURE)
+    while (name := data[position + 4 : position + 8]) not in (b"IDAT", b"IEND", b""):
+        if name == b"eXIf":
+            return _exif_orientation(data, position + 8)
+        position += 12 + struct.unpack_from(">I", data, position)[0]
+    return 1
 
 
 def _bmp(data: bytes) -> Header:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import read_bounded
 from .samples import Listing, Modality, Sample
-from .tree import RowError, Tree, quoted
+from .tree import RowError, Tree, is_text, quoted
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DIGITS = 9  # of identities, labels and cameras
 _LONGEST_ROW = 1 << 16  # characters; no path is as long
+_LONGEST_IDENTITY = 255  # characters, as many as a folder's name may have
+_MOST_BYTES = 1 << 27  # our choice: a list of all 1.3 million images of ImageNet-1k has half of it
 _FOLDERS = {Modality.VISIBLE: {"visible", "vis"}, Modality.INFRARED: {"thermal", "nir"}}
 
 
@@ -39,22 +43,50 @@ def modality_of(text: str) -> Modality:
         raise RowError(f"unknown modality {quoted(text)}; expected {expected}") from None
 
 
-def read_text(file: Path) -> str:
-    """A list file's text, without a byte order mark.
+class Lines:
+    """The lines of a list file, without a byte order mark, read one by one.
+
+    `begin_row` is to be called where a row begins, which may be several lines.
 
     Raises:
-        InputError: the file cannot be read or is not UTF-8.
+        InputError: the file cannot be read, lies outside of the tree, is too large or not UTF-8; or, while iterating,
+            a row is longer than any that could be used.
     """
+
+    def __init__(self, tree: Tree, file: Path):
+        self._file, self._length = file, 0
+        self._stream = io.TextIOWrapper(io.BytesIO(_read(tree, file)), encoding="utf-8-sig", newline="")
+
+    def __iter__(self) -> Iterator[str]:
+        # A line is not read further than it is known to be too long.
+        return iter(self._next, "")
+
+    def _next(self) -> str:
+        line = self._stream.readline(_LONGEST_ROW + 1)
+        self._length += len(line)
+        if self._length > _LONGEST_ROW:
+            raise InputError(f"{self._file}: it has a row of more than {_LONGEST_ROW:,} characters, which is no path")
+        return line
+
+    def begin_row(self) -> None:
+        self._length = 0
+
+
+def _read(tree: Tree, file: Path) -> bytes:
+    if not tree.contains(file):
+        raise InputError(f"{file}: the list leads to {os.path.realpath(file)}, out of {tree.root}; copy it below that")
     try:
-        data = file.read_bytes()
+        data = read_bounded(file, _MOST_BYTES)
     except OSError as error:
         raise InputError(f"{file}: cannot read the list: {error.strerror}") from None
     if data.startswith(_UTF16):
         raise InputError(f"{file}: UTF-16, not UTF-8 text; save it as UTF-8")
     try:
-        return data.decode("utf-8-sig")
+        data.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from None
+        where = f"byte {error.start:,}: {error.reason}"
+        raise InputError(f"{file}: not UTF-8 text ({where}); save it as UTF-8") from None
+    return data
 
 
 def read_identities(tree: Tree, *files: Path) -> set[int]:
@@ -65,7 +97,7 @@ def read_identities(tree: Tree, *files: Path) -> set[int]:
     """
     found: dict[int, Path] = {}
     for file in files:
-        for position, text in enumerate(filter(None, re.split(r"[,\s]+", read_text(file))), start=1):
+        for position, text in enumerate(_words(Lines(tree, file)), start=1):
             try:
                 identity = whole_number(text, "identity")
                 if identity in found:
@@ -76,6 +108,13 @@ def read_identities(tree: Tree, *files: Path) -> set[int]:
         if file not in found.values():
             raise InputError(f"{file}: no identity in it; expected numbers between commas, as 6,10,17")
     return set(found)
+
+
+def _words(lines: Lines) -> Iterator[str]:
+    """What stands between commas and spaces."""
+    for line in lines:
+        lines.begin_row()
+        yield from filter(None, re.split(r"[,\s]+", line))
 
 
 class Labels:
@@ -104,15 +143,15 @@ def read_labelled(
     Raises:
         InputError: the list cannot be read, or has no row.
     """
-    rows = [(number, line) for number, line in enumerate(io.StringIO(read_text(file)), start=1) if line.strip()]
-    if not rows:
-        raise InputError(f"{file}: the list is empty; expected rows of path and label")
-    samples = []
-    for number, line in rows:
+    samples, lines, where = [], Lines(tree, file), ""
+    for number, line in enumerate(lines, start=1):
+        lines.begin_row()
+        if not line.strip():
+            continue
         where = f"{file}: row {number}"
         try:
             fields = line.rsplit(maxsplit=1)
-            if len(fields) != 2 or len(line) > _LONGEST_ROW:
+            if len(fields) != 2:
                 raise RowError(f"{quoted(line.strip())}: expected a path and a label with a space between")
             path = tree.image(fields[0].strip(), where)
             _check_modality(path.relative_to(tree.root), modality)
@@ -121,6 +160,8 @@ def read_labelled(
             samples.append(Sample(path, identity, modality, camera_of(path)))
         except RowError as error:
             tree.refuse(where, error)
+    if not where:
+        raise InputError(f"{file}: the list is empty; expected rows of path and label")
     return samples
 
 
@@ -146,14 +187,13 @@ def read_table(file: Path, columns: Sequence[str], sample: Callable[[dict[str, s
     """
     tree = Tree(file.parent)
     samples = []
-    for row, fields in _rows(file, columns):
+    for row, fields in _rows(tree, file, columns):
         where = f"{file}: row {row}"
         try:
             if fields is None:
                 raise RowError("the number of fields is not that of the header")
             found = sample(fields, tree.image(fields[columns[0]], where))
-            if not found.identity:
-                raise RowError("the identity is empty; give a number or a name")
+            _check_identity(found.identity)
             samples.append(found)
         except RowError as error:
             tree.refuse(where, error)
@@ -162,13 +202,25 @@ def read_table(file: Path, columns: Sequence[str], sample: Callable[[dict[str, s
     return Listing(_with_integer_identities(samples), tree.problems)
 
 
-def _rows(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
+def _check_identity(name: str) -> None:
+    if not name:
+        raise RowError("the identity is empty; give a number or a name")
+    if len(name) > _LONGEST_IDENTITY or not is_text(name):
+        raise RowError(
+            f"bad identity {quoted(name)}; expected at most {_LONGEST_IDENTITY} characters, no control characters"
+        )
+
+
+def _rows(tree: Tree, file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
     """(line number in the file, the fields by column) of rows that are not blank; None for a row of wrong length."""
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+    lines = Lines(tree, file)
+    reader = csv.reader(lines, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         where = _positions(file, header, columns)
+        lines.begin_row()
         for fields in reader:
+            lines.begin_row()
             if len(fields) == len(header):
                 yield reader.line_num, {name: fields[i].strip() for name, i in where.items()}
             elif fields:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InputError
 from .lists import modality_of, read_table, whole_number
 from .samples import Listing, Modality, Sample
-from .tree import natural_key
+from .tree import Tree, natural_key
 
 FILE_NAME = "manifest.csv"
 COLUMNS = ("path", "identity", "modality", "camera")
@@ -38,6 +39,8 @@ def find_manifest(root: Path, split: str | None) -> Path:
         found = [str(Path(name, FILE_NAME)) for name in _below(root)]
         there = f"; there is {', '.join(found)}: name one as the split" if found else ""
         raise InputError(f"{file}: no such manifest{there}")
+    if not Tree(root).contains(file):
+        raise InputError(f"{file}: it leads to {os.path.realpath(file)}, out of {root}; copy it below that")
     return file
 
 

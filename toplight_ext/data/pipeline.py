@@ -17,6 +17,7 @@ from .header import read_image
 from .parameters import stream_fields, view_arguments
 from .pixelwise import finish
 from .samples import Sample
+from .upright import upright
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -235,7 +236,7 @@ def undecodable(paths: Sequence[Path], threads: int = 2, batch_size: int = 16) -
         decoder = decoder or graph.build_decoder(batch_size, threads)
         try:
             decoder.run(encoded=[_encoded(path) for path in group])
-        except RuntimeError:
+        except (RuntimeError, InputError):
             decoder = None
             half = len(group) // 2
             if half:
@@ -246,7 +247,11 @@ def undecodable(paths: Sequence[Path], threads: int = 2, batch_size: int = 16) -
 
 
 def _encoded(path: Path) -> np.ndarray:
-    return np.frombuffer(read_image(path), np.uint8)
+    data, header = read_image(path)
+    try:
+        return np.frombuffer(upright(data, header), np.uint8)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; replace it or drop it from the list") from error
 
 
 def _graph() -> ModuleType:

@@ -14,7 +14,10 @@ from .header import EXTENSIONS
 from .samples import Problem
 
 _DIGITS = re.compile(r"([0-9]+)")
+# Ends of lines, commands to terminals, and what stands for bytes that are not UTF-8.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LONGEST_QUOTE = 80
+_MOST_PROBLEMS = 10_000  # our choice: nobody mends more by hand
 
 
 class RowError(Exception):
@@ -31,6 +34,11 @@ def natural_key(name: str) -> tuple:
 def quoted(text: str) -> str:
     """`text` as Python writes it, cut where nobody reads on."""
     return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}...")
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be printed and written down: no control characters, and UTF-8 on the disk."""
+    return not _NO_TEXT.search(name)
 
 
 class Tree:
@@ -51,7 +59,10 @@ class Tree:
         self._named: dict[Path, str] = {}
 
     def refuse(self, where: str | Path, what: object) -> None:
+        """Raises InputError if there are too many problems to be kept."""
         self.problems.append(Problem(str(where), str(what)))
+        if len(self.problems) >= _MOST_PROBLEMS:
+            raise InputError(f"{self.problems[-1]}; that makes {_MOST_PROBLEMS:,} rows or files which cannot be used")
 
     def image(self, text: str, row: str) -> Path:
         """The image that a list names, if it is a non-empty file below the root that no row before named.
@@ -64,7 +75,7 @@ class Tree:
             RowError: it is not.
         """
         relative = PurePosixPath(text)
-        if not text or "\0" in text:
+        if not text or not is_text(text):
             raise RowError(f"bad path {quoted(text)}; expected a path relative to {self.root}")
         if relative.is_absolute() or ".." in relative.parts:
             raise RowError(f"path {quoted(text)} is absolute or contains '..'; paths are relative to {self.root}")
@@ -108,6 +119,9 @@ class Tree:
         return found
 
     def _below(self, folder: Path, wanted: Callable[[os.DirEntry], bool], order: Callable[[str], Any]) -> list[Path]:
+        if not self.contains(folder):
+            self.refuse(folder, f"the link leads to {os.path.realpath(folder)}, out of {self.root}; copy it below that")
+            return []
         try:
             with os.scandir(folder) as entries:
                 # `wanted` follows links, and a broken one is to be named rather than skipped.
@@ -118,20 +132,25 @@ class Tree:
         paths = []
         for name, is_link in sorted(found, key=lambda entry: (order(entry[0]), entry[0])):
             path = folder / name
-            if is_link and not self.contains(path):
+            if not is_text(name):
+                self.refuse(folder, f"the name {quoted(name)} is not UTF-8 or has control characters; rename it")
+            elif is_link and not self.contains(path):
                 self.refuse(path, f"the link leads to {os.path.realpath(path)}, out of {self.root}; copy it below that")
-            elif is_link and not path.exists():
+            elif is_link and not os.path.exists(path):
                 self.refuse(path, "the link leads to nothing; remove it")
             else:
                 paths.append(path)
         return paths
 
     def contains(self, path: Path) -> bool:
-        """Whether a path below the root stays there when symbolic links are followed. Folders are resolved once."""
+        """Whether the root, or a path below it, stays there when symbolic links are followed.
+
+        Folders are resolved once.
+        """
         parent = path.parent
         if parent not in self._inside:
             self._inside[parent] = self._is_below(os.path.realpath(parent))
-        return self._inside[parent] and (not os.path.islink(path) or self._is_below(os.path.realpath(path)))
+        return (self._inside[parent] and not os.path.islink(path)) or self._is_below(os.path.realpath(path))
 
     def _is_below(self, real: str) -> bool:
         return os.path.join(real, "").startswith(os.path.join(self.root, ""))
