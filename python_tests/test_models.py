@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import errno
 import json
 import pickle
 import re
@@ -316,13 +317,15 @@ def test_failed_save_leaves_the_old_file(saved, monkeypatch):
     model, path = saved
     before = path.read_bytes()
 
-    def fail(tensors, file, metadata):
-        Path(file).write_bytes(b"half")
-        raise OSError("no space left on device")
+    def fail(file, data):
+        with open(file, "wb") as stream:
+            stream.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(safetensors_torch, "save_file", fail)
-    with pytest.raises(OSError, match="no space"):
-        save_weights(path, model)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(OSError, match=f"no space left on device: '{path}'"):
+            save_weights(path, model)
     model.head.norm.running_var[0] = torch.inf
     with pytest.raises(InputError, match=r"not written.*head\.norm\.running_var"):
         save_weights(path, model)

@@ -1,10 +1,13 @@
 """Recipes: strict keys and types, bases, overrides, and the way back to TOML."""
 
+import dataclasses
+import typing
+
 import pytest
 
 from toplight_ext.errors import InputError
 from toplight_ext.training import installed_recipes, load_recipe
-from toplight_ext.training.recipe import recipe_to_toml
+from toplight_ext.training.recipe import Recipe, recipe_to_toml
 
 MINIMAL = """
 name = "tiny"
@@ -34,6 +37,25 @@ def test_defaults_are_filled_in_and_toml_leads_back(recipe_file):
     assert recipe.stages == ("vi",)
     assert recipe.vi.epochs == 3 and recipe.vi.identities == 16 and recipe.pretrain is None
     assert load_recipe(recipe_file(recipe_to_toml(recipe), "resolved.toml")) == recipe
+
+
+def tables(hint):
+    """The dataclasses that a type hint names, and those of their fields."""
+    if dataclasses.is_dataclass(hint):
+        yield hint
+        hint = tuple(typing.get_type_hints(hint).values())
+    for part in hint if isinstance(hint, tuple) else typing.get_args(hint):
+        yield from tables(part)
+
+
+def test_every_table_is_one_that_the_oldest_python_reads():
+    """Python 3.10 finds no hints in a class where it meets KW_ONLY or a bare ClassVar: no recipe could be loaded."""
+    found = set(tables(Recipe))
+    assert {"Recipe", "Augmentation", "Erasing", "Optimiser"} <= {table.__name__ for table in found}
+    hints = {
+        hint for table in found for kind in table.__mro__ for hint in vars(kind).get("__annotations__", {}).values()
+    }
+    assert hints and not hints & {"KW_ONLY", "ClassVar"}
 
 
 @pytest.mark.parametrize("name", sorted(installed_recipes()))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import InputError, MissingExtra
+from ..text import seen
 from . import about, data, deploy, evaluation, training
 
 
@@ -19,17 +20,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except InputError as error:
-        print(f"toplight: {error}", file=sys.stderr)
+        print(f"toplight: {_shown(error)}", file=sys.stderr)
         return 2
     except MissingExtra as error:
         print(f"toplight {options.command}: {error}", file=sys.stderr)
         return 1
     except (RuntimeError, OSError) as error:
-        print(f"toplight {options.command}: {error}", file=sys.stderr)
+        print(f"toplight {options.command}: {_shown(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("toplight: interrupted", file=sys.stderr)
         return 130
+
+
+def _shown(error: Exception) -> str:
+    return seen(str(error), kept="\n")  # it may repeat names of strangers, which a terminal might obey
 
 
 def parser() -> argparse.ArgumentParser:

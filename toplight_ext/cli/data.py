@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..text import seen
 from .options import AddCommand, add_json, add_recipe, print_json
 
 
@@ -32,7 +33,7 @@ def _check(options) -> int:
     from .. import data
 
     report = data.check_dataset(options.name, options.root, split=options.split, decode=options.decode)
-    print_json(report.to_json()) if options.json else print(report.table())
+    print_json(report.to_json()) if options.json else print(seen(report.table(), kept="\n"))
     return 0 if report.ok else 1
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ..errors import InputError
+from ..text import plain
 from .options import AddCommand, add_json, print_json
 
 _FEATURES = (".npz", ".safetensors")
@@ -32,7 +33,6 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="default: dynamic")
     parser.add_argument("--opset", type=int, default=18)
-    parser.add_argument("--int8-linear", action="store_true", help="also with 8-bit linear layers; needs no images")
     parser.add_argument("--int8", action="store_true", help="also statically quantised, with --calibration")
     parser.add_argument("--calibration", type=Path, metavar="FOLDER", help="images or manifest that set the ranges")
     parser.add_argument("--licence", help="of the data it was trained on, for the model card")
@@ -110,9 +110,8 @@ def _export(options) -> int:
 
     calibration = _calibration(options)
     evaluated = _evaluation_set(options)
-    precisions = deploy.Precisions(options.int8_linear, calibration)
     files = deploy.export(
-        options.weights, options.out, options.to, options.stem, options.batch, options.opset, precisions
+        options.weights, options.out, options.to, options.stem, options.batch, options.opset, calibration
     )
     model, metadata = models.load_weights(options.weights)
     if evaluated is None:
@@ -164,14 +163,15 @@ def _evaluation_set(options):
 
 def _recorded_results(weights: Path, metadata) -> list:
     """What the run that the weights lie in measured for their stage."""
+    from ..files import read_json
+
     file = weights.parent / "evaluation.json"
     if not file.is_file():
         return []
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))["results"]
-        return [result for result in results if result["name"] == metadata.get("stage")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not the results of a run ({error!r}); mend or remove it") from error
+        return [result for result in read_json(file)["results"] if result["name"] == metadata.get("stage")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not the results of a run ({plain(repr(error))}); mend or remove it") from error
 
 
 def _benchmark(options) -> int:
@@ -274,9 +274,15 @@ def _print_lists(found: dict) -> None:
 
     judged = {True: "right", False: "wrong", None: ""}
     for query in found["queries"]:
-        print(f"{query['path']}  {query['identity']}".rstrip())
+        print(f"{plain(query['path'], 200)}  {plain(query['identity'])}".rstrip())
         rows = [
-            [str(rank), f"{each['distance']:.4f}", each["identity"], judged[each["correct"]], each["path"]]
+            [
+                str(rank),
+                f"{each['distance']:.4f}",
+                plain(each["identity"]),
+                judged[each["correct"]],
+                plain(each["path"], 200),
+            ]
             for rank, each in enumerate(query["gallery"], start=1)
         ]
         print(aligned(("rank", "distance", "identity", "", "path"), rows), end="\n\n")

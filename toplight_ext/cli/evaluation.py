@@ -144,9 +144,9 @@ def _extract(options):
     ]
     evaluation.check_splits(origins, options.any_split)
     found = []
-    for (model, metadata), origin in zip(loaded, origins, strict=True):
+    for path, (model, metadata), origin in zip(options.weights, loaded, origins, strict=True):
         samples = data.load_dataset(options.dataset, options.root, origin.images.name)
-        fed, batch_size, threads = inference.Preprocessing.of(metadata), options.batch_size, options.threads
+        fed, batch_size, threads = inference.Preprocessing.of(metadata, path), options.batch_size, options.threads
         found.append(inference.extract_features(model, samples, fed, batch_size, device, threads, origin))
     if options.save_features:
         evaluation.save_features(options.save_features, found[0])

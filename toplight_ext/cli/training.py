@@ -60,10 +60,13 @@ def _ablate(options) -> int:
 
 def _finish_run(run, as_json: bool) -> int:
     from .. import report
+    from ..training.stopping import stop_on_signal
 
     if not run.writes:
         return 0  # of several processes the first one reports
-    page = report.write_report([run.folder])
+    with stop_on_signal() as stop:
+        stop.message = f"stopped while the report was written: toplight report {run.folder} writes it"
+        page = report.write_report([run.folder])
     if as_json:
         print_json({**run.results[-1], "run": str(run.folder), "report": str(page)})
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from ..text import markdown
 from .parity import HEAD, Parity
 
 FILE_NAME = "MODEL_CARD.md"
@@ -44,7 +45,7 @@ def model_card(
         licence: of the data it was trained on.
         parity: of exported files.
     """
-    parts = [f"# {_text(name)}", _network(arguments, metadata), _USE, _data(metadata, licence), _numbers(results)]
+    parts = [f"# {markdown(name)}", _network(arguments, metadata), _USE, _data(metadata, licence), _numbers(results)]
     if parity:
         title = "## Exported files against PyTorch\nDifference is relative to the largest number of an embedding.\n"
         parts.append(f"{title}\n{_table(HEAD, [row.cells() for row in parity])}")
@@ -77,10 +78,10 @@ def _data(metadata: Mapping[str, Any], licence: str | None) -> str:
     trained = metadata.get("trained_on")
     trained = trained if isinstance(trained, Mapping) else {}
     where = " ".join(str(trained[key]) for key in ("dataset", "split") if trained.get(key))
-    lines = [f"- trained on: {_text(where) if where else _UNKNOWN}"]
+    lines = [f"- trained on: {markdown(where) if where else _UNKNOWN}"]
     if metadata.get("ingredients"):
         lines.append(f"- soup of {len(metadata['ingredients'])} files")
-    lines.append(f"- licence of the data: {_text(licence) if licence else _UNKNOWN}; the network may be bound by it")
+    lines.append(f"- licence of the data: {markdown(licence) if licence else _UNKNOWN}; the network may be bound by it")
     return "\n".join(["## Data", *lines])
 
 
@@ -95,16 +96,22 @@ def _numbers(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _result(result: Mapping[str, Any]) -> list[str]:
     images = result.get("images")
-    spread = result.get("std") if (result.get("trials") or 1) > 1 else None
-    scores = [_percent(result.get(name), spread and spread.get(name)) for name in ("r1", "mAP", "mINP")]
+    spread = result.get("std") if (_number(result.get("trials")) or 1) > 1 else None
+    spread = spread if isinstance(spread, Mapping) else {}
+    scores = [_percent(_number(result.get(name)), _number(spread.get(name))) for name in ("r1", "mAP", "mINP")]
     return [
         _value(result.get("protocol")),
         _value(result.get("metric")),
-        _text(" ".join(str(part) for part in images if part)) if images else _UNKNOWN,
+        markdown(" ".join(str(part) for part in images if part)) if isinstance(images, list | tuple) else _UNKNOWN,
         *scores,
         _value(result.get("trials")),
         _value(result.get("valid_queries")),
     ]
+
+
+def _number(value: Any) -> float | None:
+    """The results of a run lie in a file of strangers."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
 
 
 def _percent(value: float | None, spread: float | None) -> str:
@@ -119,10 +126,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _value(value: Any) -> str:
-    return _UNKNOWN if value is None else _text(str(value))
-
-
-def _text(value: str) -> str:
-    """Names come from files of strangers: nothing in them may be taken for Markdown or end a cell."""
-    plain = " ".join(value.split())[:200]
-    return "".join(f"\\{letter}" if letter in "\\`*<>[]|#!" else letter for letter in plain)
+    return _UNKNOWN if value is None else markdown(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,10 +11,12 @@ from typing import Any, Literal
 from ..data import Modality
 from ..errors import InputError
 from ..inference import AFTER_NECK, Preprocessing
+from ..text import plain
 
 FORMAT = 1
 ENTRY = "toplight_ext"  # name of the contract among a file's own metadata
 OUTPUT = "embedding"
+_MOST_PIXELS = 1 << 26  # of a fixed batch, which is filled up to its size: our choice, 768 MiB
 
 Stem = Literal["visible", "infrared", "both"]
 STEMS: tuple[Stem, ...] = ("visible", "infrared", "both")
@@ -88,17 +91,19 @@ class Contract:
                 )
             contract = cls(
                 stem=value["stem"],
-                preprocessing=_preprocessing(value["preprocessing"]),
+                preprocessing=_preprocessing(value["preprocessing"], file),
                 dimensions=_natural(value["output"]["dimensions"]),
                 batch=None if value["batch"] is None else _natural(value["batch"]),
                 source=str(value["source"]),
             )
             if contract.stem not in STEMS:
                 raise ValueError(f"stem {contract.stem!r}")
+            if (contract.batch or 0) * math.prod(contract.preprocessing.size) > _MOST_PIXELS:
+                raise ValueError(f"batch {contract.batch}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{file}: its metadata are damaged ({error!r}); export it again") from error
+            raise InputError(f"{file}: its metadata are damaged ({plain(repr(error))}); export it again") from error
         return contract
 
     @classmethod
@@ -117,14 +122,8 @@ class Contract:
         return cls.from_json(value, file)
 
 
-def _preprocessing(value: Mapping[str, Any]) -> Preprocessing:
-    fields = Preprocessing.of({name: value[name] for name in ("size", "mean", "std", "gray")})
-    height, width = map(_natural, fields.size)
-    for name in ("mean", "std"):
-        if len(getattr(fields, name)) != 3 or not all(isinstance(number, float) for number in getattr(fields, name)):
-            raise ValueError(f"{name} {getattr(fields, name)}")
-    if not min(fields.std) > 0 or not isinstance(fields.gray, bool) or height * width > 1 << 26:
-        raise ValueError(f"preprocessing {fields}")
+def _preprocessing(value: Mapping[str, Any], file: str) -> Preprocessing:
+    fields = Preprocessing.of({name: value[name] for name in ("size", "mean", "std", "gray")}, file)
     for name, expected in _FIXED.items():
         if value[name] != expected:
             raise ValueError(f"{name} {value[name]!r}")

@@ -61,7 +61,7 @@ def load_network(files: Sequence[str | Path], threads: int = 2) -> tuple[nn.Modu
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix not in ENDINGS:
         model, metadata = load_weights(paths[0])
-        return model, Preprocessing.of(metadata)
+        return model, Preprocessing.of(metadata, paths[0])
     pair = Pair([load_exported(path, threads) for path in paths])
     return pair, pair.preprocessing
 

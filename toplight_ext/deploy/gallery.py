@@ -7,6 +7,7 @@ and the texts `path`, `identity`, `modality`, each as UTF-8 bytes and (N + 1,) o
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ import torch
 
 from ..errors import InputError
 from ..evaluation import Features
-from ..files import replacing
+from ..files import check_file, replacing
+from ..text import plain
 
 ENDING = ".index"
 FORMAT = "1"
@@ -98,19 +100,23 @@ class GalleryIndex:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         try:
+            check_file(self.path)
             size = os.path.getsize(self.path)
             with open(self.path, "rb") as file:
                 fields, start = _read_header(file, size)
+            self._arrays = {name: self._mapped(code, shape, start + at) for name, (code, shape, at) in fields.items()}
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-            raise InputError(f"{self.path}: not a gallery index, or damaged ({error})") from error
-        self._arrays = {
-            name: np.memmap(self.path, _DTYPES[code], "c", start + offset, shape)
-            if np.prod(shape)
-            else np.zeros(shape, _DTYPES[code])
-            for name, (code, shape, offset) in fields.items()
-        }
+            raise InputError(f"{self.path}: not a gallery index, or damaged ({plain(error, 200)})") from error
+
+    def _mapped(self, code: str, shape: tuple[int, ...], offset: int) -> np.ndarray:
+        if 0 in shape:
+            return np.zeros(shape, _DTYPES[code])
+        return np.memmap(self.path, _DTYPES[code], "c", offset, shape)
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def __len__(self) -> int:
         return len(self._arrays["features"])
@@ -159,9 +165,9 @@ def _read_header(file, size: int) -> tuple[dict[str, tuple[str, tuple[int, ...],
     fields, position = {}, 0
     for name, (code, shape) in expected.items():
         field = header.pop(name)
-        end = position + int(np.prod(shape, dtype=object)) * np.dtype(_DTYPES[code]).itemsize
-        if min(shape) < (0 if name.endswith("bytes") else 1):
+        if not all(type(size) is int for size in shape) or min(shape) < (0 if name.endswith("bytes") else 1):
             raise ValueError(f"{name} has the shape {shape}")
+        end = position + math.prod(shape) * np.dtype(_DTYPES[code]).itemsize
         if (field["dtype"], tuple(field["shape"]), field["data_offsets"]) != (code, shape, [position, end]):
             raise ValueError(f"{name} is {field}")
         fields[name], position = (code, shape, position), end

@@ -31,6 +31,9 @@ class FeatureGallery:
         self._features = features
         self._unit = _unit(features.features, "gallery feature")
 
+    def __str__(self) -> str:
+        return "gallery"
+
     def __len__(self) -> int:
         return len(self._unit)
 
@@ -81,7 +84,7 @@ def search(query: np.ndarray, gallery: Gallery, top: int = 10, threads: int | No
     of_query, of_block = _labels(len(query)), _labels(_ROWS)
     for first, block in gallery.blocks(_ROWS):
         labels = of_block if len(block) == _ROWS else _labels(len(block))
-        with _named(first):
+        with _named(gallery, first):
             found, far = nearest(query, block, of_query, labels, min(top, len(block)), "euclidean", threads=threads)
         # What was found before comes first and the sort is stable: ties stay in the order of the gallery.
         rows, distances = np.concatenate([rows, found + first], 1), np.concatenate([distances, far], 1)
@@ -169,8 +172,8 @@ def _labels(count: int) -> Labels:
 
 
 @contextlib.contextmanager
-def _named(first: int) -> Iterator[None]:
+def _named(gallery: Gallery, first: int) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"gallery, rows from {first}: {error}") from error
+        raise InputError(f"{gallery}, rows from {first}: {error}") from error

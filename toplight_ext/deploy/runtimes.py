@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from ..data import Modality
 from ..errors import InputError
 from ..extras import require
+from ..files import read_json
+from ..text import plain
 from .contract import ENTRY, OUTPUT, Contract
 
 METADATA = "metadata.json"
@@ -183,10 +184,13 @@ def read_metadata(folder: Path) -> dict[str, Contract]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; `toplight export` writes it beside the networks")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        files = dict(value["files"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not the metadata of an export ({error!r})") from error
+        files = dict(read_json(path)["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the metadata of an export ({plain(repr(error))})") from error
+    for name in files:
+        named = isinstance(name, str) and name.isprintable()
+        if not named or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: lists {plain(repr(name))}, which is no file of its folder")
     return {name: Contract.from_json(contract, str(path)) for name, contract in files.items()}
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
-import zlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 
 from .. import extras
 from ..errors import InputError
-from ..files import replacing
+from ..files import check_file, replacing
+from ..text import plain
 from .origin import Origin
 
 MODALITIES = ("visible", "infrared")
@@ -126,7 +126,8 @@ def save_features(path: str | Path, features: Features) -> None:
             text = {name: json.dumps(array.tolist()) for name, array in arrays.items() if array.dtype.kind == "U"}
             numbers = {name: np.ascontiguousarray(array) for name, array in arrays.items() if name not in text}
             metadata = {**text, "origin": origin}
-            extras.require("safetensors.numpy", extra="train").save_file(numbers, temporary, metadata=metadata)
+            save = extras.require("safetensors.numpy", extra="train").save
+            temporary.write_bytes(save(numbers, metadata))  # not save_file, whose errors are not the system's
 
 
 def load_features(path: str | Path) -> Features:
@@ -142,6 +143,7 @@ def load_features(path: str | Path) -> Features:
     """
     read = _read_npz if _ending(path) == ".npz" else _read_safetensors
     try:
+        check_file(path)
         fields = read(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
@@ -162,26 +164,44 @@ def _ending(path: str | Path) -> str:
     return ending
 
 
-# What NumPy, zipfile and json raise for files that are damaged, hostile, pickled, or no .npz at all.
-_NPZ_ERRORS = (ValueError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError, zlib.error)
+def _most_bytes(path: str | Path) -> int:
+    """What the arrays of a file may take in memory: our choice, more than compressed features and paths ever did."""
+    return (64 << 20) + 32 * os.path.getsize(path)
 
 
-def _read_npz(path) -> dict[str, Any]:
+def _read_npz(path: str | Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
+            if sum(entry.file_size for entry in file.zip.infolist()) > _most_bytes(path):
+                raise ValueError("its arrays are many times as large as the file")
             fields = {name: file[name] for name in _FIELDS if name in file}
         return fields | {"origin": Origin.from_json(json.loads(str(fields.get("origin", "{}"))))}
-    except (*_NPZ_ERRORS, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not an .npz of plain arrays ({error})") from error
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds on foreign files; a second sentence advises to load unsafely
+        reason = plain(str(error).partition(". ")[0], 200)
+        raise InputError(f"{path}: not an .npz of plain arrays ({reason})") from error
 
 
-def _read_safetensors(path) -> dict[str, Any]:
+def _read_safetensors(path: str | Path) -> dict[str, Any]:
     safetensors = extras.require("safetensors", extra="train")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys() if name in _ARRAYS}  # noqa: SIM118
             text = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name in _FIELDS}
         origin = Origin.from_json(text.pop("origin", {}))
-    except (safetensors.SafetensorError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a safetensors file of features ({error})") from error
-    return {**arrays, **{name: np.array(value, dtype=str) for name, value in text.items()}, "origin": origin}
+        texts = {name: _text_array(name, value, _most_bytes(path)) for name, value in text.items()}
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds on foreign files
+        raise InputError(f"{path}: not a safetensors file of features ({plain(error, 200)})") from error
+    return {**arrays, **texts, "origin": origin}
+
+
+def _text_array(name: str, value: Any, most: int) -> np.ndarray:
+    """(N,) text. Raises ValueError if it is none, or takes more than `most` bytes: each row as many as the longest."""
+    if not isinstance(value, list) or not all(isinstance(row, str) for row in value):
+        raise ValueError(f"{name}: expected a list of texts")
+    if len(value) * max(map(len, value), default=0) * 4 > most:
+        raise ValueError(f"{name}: a text is far longer than the others")
+    return np.array(value, dtype=str)

@@ -9,6 +9,13 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 
+_LONGEST = 200  # characters of a name, which every result repeats
+
+
+def _check_words(*words: str | None) -> None:
+    if not all(len(word) <= _LONGEST and word.isprintable() for word in words if word):
+        raise ValueError(f"a name is longer than {_LONGEST} characters, or has some that are not printable")
+
 
 class Split(NamedTuple):
     """A part of a data set. Where it comes in numbered trials, the name ends in the number: `train_3`, `test_3`."""
@@ -21,11 +28,12 @@ class Split(NamedTuple):
         dataset, name = value
         if not isinstance(value, list) or not isinstance(dataset, str) or not isinstance(name, str | None):
             raise TypeError("a split must be the name of a data set and that of its part, or null")
+        _check_words(dataset, name)
         return cls(dataset, name)
 
     @property
     def trial(self) -> int | None:
-        number = re.search(r"\d+$", self.name or "")
+        number = re.search(r"(?<![0-9])[0-9]{1,9}$", self.name or "")
         return int(number[0]) if number else None
 
     def __str__(self) -> str:
@@ -49,6 +57,7 @@ class Origin:
         """Raises TypeError, ValueError or AttributeError unless `to_json` made the fields."""
         if not isinstance(fields.get("feature"), str | None) or not isinstance(fields.get("flip"), bool | None):
             raise TypeError("feature must be text, flip true or false")
+        _check_words(fields.get("feature"))
         splits = {name: Split.from_json(fields[name]) for name in ("images", "training") if fields.get(name)}
         return cls(**{**fields, **splits})
 

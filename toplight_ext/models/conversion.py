@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..text import plain
 from .agw import NON_LOCAL_BLOCKS
 from .create import create_model
 from .network import DualPathNetwork
@@ -35,8 +36,9 @@ def create_agw(path: str | os.PathLike[str]) -> DualPathNetwork:
     """
     state = read_checkpoint(Path(path))
     classifier = state.get("classifier.weight")
-    if classifier is None:
-        raise InputError(f"{path}: not a checkpoint of AGW's public code: it has no tensor classifier.weight")
+    if classifier is None or classifier.ndim != 2:
+        expected = "it has no tensor classifier.weight of two dimensions"
+        raise InputError(f"{path}: not a checkpoint of AGW's public code: {expected}")
     name, neck = ("agw", "gem") if any(key.startswith("NL_") for key in state) else ("resnet50", "gap")
     model = create_model(name, num_classes=len(classifier), neck=neck, last_stride=1)
     _load(model, state, str(path))
@@ -59,9 +61,10 @@ def _load(model: DualPathNetwork, given: Mapping[str, Tensor], origin: str) -> N
     used = {part for parts in sources.values() for part in parts}
     unknown = [name for name in given if name not in used and not _NOT_RUN.match(name)]
     if unknown:
+        named = ", ".join(map(plain, unknown[:3]))
         raise InputError(
-            f"{origin}: has tensors of layers that the network has not, {', '.join(unknown[:3])} and so on: "
-            f"{len(unknown)} in all; is it a checkpoint of another method on AGW's code?"
+            f"{origin}: has tensors of layers that the network has not, {named} and so on: {len(unknown)} in all; "
+            "is it a checkpoint of another method on AGW's code?"
         )
     model.load_state_dict(state)
 

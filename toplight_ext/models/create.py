@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..errors import InputError
@@ -70,14 +72,15 @@ def create_model(
         MissingExtra: the package of the backbone is not installed.
     """
     partition = find_partition(name)
-    root = create_backbone(name, partition, pretrained=pretrained is True)
     report = None
-    if not isinstance(pretrained, bool):
-        report = load_pretrained(root, partition, Path(pretrained))
-        _log.info("%s", report)
-    set_last_stride(root, partition, last_stride)
-    blocks = cut(root, partition)
-    channels = tuple(size[0] for size in block_sizes(blocks, (64, 64)))
+    with _in_memory():
+        root = create_backbone(name, partition, pretrained=pretrained is True)
+        if not isinstance(pretrained, bool):
+            report = load_pretrained(root, partition, Path(pretrained))
+            _log.info("%s", report)
+        set_last_stride(root, partition, last_stride)
+        blocks = cut(root, partition)
+        channels = tuple(size[0] for size in block_sizes(blocks, (64, 64)))
     built_neck = create_neck(neck, channels[-1], slices=slices, groups=groups, embed=embed)
     arguments = {
         "name": name,
@@ -95,6 +98,14 @@ def create_model(
     )
     model.pretrained_report = report
     return model
+
+
+def _in_memory() -> contextlib.AbstractContextManager:
+    """Inside, tensors have memory, also within `torch.device("meta")`: some networks of timm compute as they are made.
+
+    So of a network on "meta" the neck and the head take no memory, whose sizes the arguments choose.
+    """
+    return torch.device("cpu") if torch.get_default_device().type == "meta" else contextlib.nullcontext()
 
 
 def create_backbone(name: str, partition: Partition, pretrained: bool = False) -> nn.Module:

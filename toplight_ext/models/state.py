@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..text import plain
 from .network import DualPathNetwork
 
 State = Mapping[str, Tensor]
 
+_NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _BLOCK_KEY = re.compile(r"(visible|infrared|shared)\.block(\d+)\.(.+)")
 
 
@@ -27,12 +29,15 @@ def check_state(expected: State, given: State, origin: str) -> None:
     for words, keys in (("lacks", missing), ("has the unknown", unexpected)):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise InputError(f"{origin}: {words} tensor {', '.join(keys[:3])}{more}; is it of another network or form?")
+            named = ", ".join(map(plain, keys[:3]))
+            raise InputError(f"{origin}: {words} tensor {named}{more}; is it of another network or form?")
     for key, tensor in given.items():
         if tensor.shape != expected[key].shape:
             raise InputError(
                 f"{origin}: tensor {key} has shape {tuple(tensor.shape)}, expected {tuple(expected[key].shape)}"
             )
+        if expected[key].is_floating_point() and tensor.dtype not in _NUMBERS:
+            raise InputError(f"{origin}: tensor {key} is of {tensor.dtype}, expected floating-point numbers")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{origin}: tensor {key} holds NaN or infinite values")
 

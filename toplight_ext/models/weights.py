@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, MissingExtra
+from ..text import plain
 from .create import create_model
 from .network import DualPathNetwork
 from .state import check_state, soup
@@ -20,6 +22,7 @@ from .tensor_files import read_safetensors, write_safetensors
 FORMAT = 1
 _ENTRY = "toplight_ext"
 _PARTS = ("visible", "infrared", "shared", "neck", "head")
+_LONGEST_NAME = 200  # of a data set or a split
 _ARGUMENTS = inspect.signature(create_model).parameters.keys() - {"pretrained", "checkpointing"}
 
 
@@ -71,14 +74,15 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     try:
         entry = json.loads(entries[_ENTRY])
         version, arguments, metadata = entry["format"], dict(entry["model"]), dict(entry["metadata"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its metadata entry {_ENTRY!r} is damaged ({error!r})") from error
+        _check_trained_on(metadata.get("trained_on"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: its metadata entry {_ENTRY!r} is damaged ({plain(repr(error), 200)})") from error
     # Never the argument `pretrained`: a file must not make us read another file or download one.
     unknown = sorted(arguments.keys() - _ARGUMENTS)
     if version != FORMAT or unknown:
         raise InputError(
-            f"{path}: weights format {version}, unknown model arguments {unknown}; this version reads format "
-            f"{FORMAT}, a newer toplight_ext may read this file"
+            f"{path}: weights format {plain(version)}, unknown model arguments {plain(unknown)}; this version reads "
+            f"format {FORMAT}, a newer toplight_ext may read this file"
         )
     return Weights(state, arguments, metadata)
 
@@ -116,11 +120,13 @@ def soup_weights(paths: Sequence[str | os.PathLike[str]], keep: int = 1) -> tupl
     for path, ingredient in zip(paths, ingredients, strict=True):
         if ingredient.arguments != arguments:
             raise InputError(
-                f"{path}: its network {ingredient.arguments} is not that of {paths[0]}, {arguments}; "
+                f"{path}: its network {plain(ingredient.arguments, 300)} is not that of {paths[0]}, "
+                f"{plain(arguments, 300)}; "
                 "a soup takes weights of one network"
             )
         check_state(ingredients[0].state, ingredient.state, str(path))
-    arguments = {**arguments, "duplicated": min(keep, arguments["duplicated"])}
+    _empty_network(arguments, ingredients[0].state, str(paths[0]))
+    arguments = {**arguments, "duplicated": min(keep, arguments.get("duplicated", 1))}
     state = soup([ingredient.state for ingredient in ingredients], keep)
     first, *others = [ingredient.metadata for ingredient in ingredients]
     common = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
@@ -129,7 +135,34 @@ def soup_weights(paths: Sequence[str | os.PathLike[str]], keep: int = 1) -> tupl
 
 
 def _rebuild(arguments: dict[str, Any], state: dict[str, Tensor], origin: str) -> DualPathNetwork:
-    model = create_model(**arguments)
-    check_state(model.state_dict(), state, origin)
+    model = _empty_network(arguments, state, origin)
+    # What is no part of the state dict has to be computed, and cannot be without memory.
+    complete = all(name in state for name, _ in model.named_buffers())
+    model = model.to_empty(device="cpu") if complete else create_model(**arguments)
     model.load_state_dict(state)
     return model.eval()
+
+
+def _empty_network(arguments: dict[str, Any], state: dict[str, Tensor], origin: str) -> DualPathNetwork:
+    """The network of these arguments, its neck and head without memory for their numbers, if the state fits it.
+
+    So a file is refused before it has taken more memory than it has bytes, whatever size of network it records.
+    """
+    try:
+        with torch.device("meta"):
+            model = create_model(**arguments)
+    except MissingExtra:
+        raise
+    except Exception as error:  # arguments of a stranger: any type, any size
+        raise InputError(f"{origin}: no network can be made of what it records: {plain(error, 200)}") from error
+    check_state(model.state_dict(), state, origin)
+    return model
+
+
+def _check_trained_on(recorded: Any) -> None:
+    """Raises ValueError, unless it is what training records, or nothing."""
+    if recorded is None:
+        return
+    fields = (recorded["dataset"], recorded["split"] or "")
+    if not all(isinstance(field, str) and len(field) <= _LONGEST_NAME for field in fields):
+        raise ValueError("trained_on: expected the names of a data set and of its split")

@@ -54,7 +54,8 @@ def _explanation(lead: Run) -> str:
 
 def _query(query: Query, lists: Sequence[tuple[str, Query | None]]) -> str:
     """A row of the page: the query and, run by run, (name, its ranked list)."""
-    shown = [query.picture, *(p for _, found in lists if found for p in found.gallery[:_MOST_GALLERY])]
+    found_lists = [query, *(found for _, found in lists if found)]  # of one image a run may hold several lists
+    shown = [query.picture, *(p for found in found_lists for p in found.gallery[:_MOST_GALLERY])]
     images = thumbnails(shown, *_SIZE)
     if len(lists) == 1:
         outcome, galleries = f"<br>{_outcome(query)}", _gallery(query, images)

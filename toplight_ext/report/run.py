@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..extras import require
+from ..toml import parse_toml
 from .analysis import Analysis, read_analysis
 from .text import count, plain
 
@@ -30,7 +30,12 @@ METRICS = {"r1": "Rank-1", "r5": "Rank-5", "r10": "Rank-10", "r20": "Rank-20", "
 # What a line of metrics.jsonl may hold besides the loss and its parts.
 _NOT_LOSSES = {"step", "epoch", "learning_rate", "images_per_second"}
 # More than a run of ours writes, and little enough for a page that opens at once.
-_MOST_BYTES = 256 << 20
+_MOST_BYTES = 16 << 20
+_MOST_LOGGED_BYTES = 64 << 20  # of metrics.jsonl
+_MOST_LINES = 500_000
+_MOST_TERMS = 32  # of a line
+_MOST_LISTS = 10_000
+_MOST_RANKED = 100
 _MOST_ROWS = 40
 _MOST_STAGES = 12
 _MOST_PARTS = 6
@@ -123,11 +128,12 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{folder}: not a run folder, it has none of {', '.join(FILES)}")
     notes: list[str] = []
     recipe = _read_text(folder / "recipe.toml", notes)
+    metrics = _read_text(folder / "metrics.jsonl", notes, _MOST_LOGGED_BYTES)
     return Run(
         name=folder.resolve().name or str(folder),
         recipe=recipe,
         settings=_settings(recipe, notes),
-        stages=_stages(_read_text(folder / "metrics.jsonl", notes), _read_json(folder / "stages.json", notes), notes),
+        stages=_stages(metrics, _read_json(folder / "stages.json", notes), notes),
         rows=_rows(_read_json(folder / "evaluation.json", notes), notes),
         queries=read_queries(_read_json(folder / "ranked.json", notes), notes),
         analysis=read_analysis(_read_json(folder / "analysis.json", notes), notes),
@@ -143,9 +149,12 @@ def read_rows(results: Iterable[object]) -> list[Row]:
 
 def read_queries(ranked: object, notes: list[str]) -> tuple[Query, ...]:
     """Ranked lists in the form of ranked.json; entries without a readable form are counted into `notes`."""
-    entries = _list(ranked, "queries")
+    entries = _list(ranked, "queries")[:_MOST_LISTS]
     queries = tuple(
-        Query(_picture(entry), tuple(_picture(g) for g in _list(entry, "gallery") if isinstance(g, Mapping)))
+        Query(
+            _picture(entry),
+            tuple(_picture(g) for g in _list(entry, "gallery")[:_MOST_RANKED] if isinstance(g, Mapping)),
+        )
         for entry in entries
         if isinstance(entry, Mapping)
     )
@@ -161,13 +170,13 @@ def number(value: object) -> float | None:
     return float(value) if abs(value) <= 1e15 else None  # false for NaN as well
 
 
-def _read_text(path: Path, notes: list[str]) -> str | None:
+def _read_text(path: Path, notes: list[str], most: int = _MOST_BYTES) -> str | None:
     if not path.is_file():  # a device or a pipe under that name is not opened either
         notes.append(f"{path.name} is missing.")
         return None
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            notes.append(f"{path.name} is larger than {_MOST_BYTES >> 20} MiB and was not read.")
+        if path.stat().st_size > most:
+            notes.append(f"{path.name} is larger than {most >> 20} MiB and was not read.")
             return None
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -204,12 +213,12 @@ def _picture(entry: Mapping) -> Picture:
 
 
 def _rows(evaluation: object, notes: list[str]) -> tuple[Row, ...]:
-    rows = read_rows(_list(evaluation, "results"))
-    if evaluation is not None and not rows:
+    results = [entry for entry in _list(evaluation, "results") if isinstance(entry, Mapping)]
+    if evaluation is not None and not results:
         notes.append("evaluation.json holds no result.")
-    if len(rows) > _MOST_ROWS:
-        notes.append(f"evaluation.json: only the last {_MOST_ROWS} of {len(rows):,} results are shown.")
-    return tuple(rows[-_MOST_ROWS:])
+    if len(results) > _MOST_ROWS:
+        notes.append(f"evaluation.json: only the last {_MOST_ROWS} of {len(results):,} results are shown.")
+    return tuple(read_rows(results[-_MOST_ROWS:]))
 
 
 def _row(entry: Mapping) -> Row:
@@ -250,7 +259,10 @@ def _lines_by_stage(text: str, notes: list[str]) -> dict[str, dict[float, Mappin
     """{stage: {step: line}}, in order of first mention; of a step that stands there twice the last line."""
     found: dict[str, dict[float, Mapping]] = {}
     broken = 0
-    for text_line in text.split("\n"):  # not splitlines: JSON may hold other line separators
+    text_lines = text.split("\n")  # not splitlines: JSON may hold other line separators
+    if len(text_lines) > _MOST_LINES:
+        notes.append(f"metrics.jsonl: only the first {_MOST_LINES:,} of {len(text_lines):,} lines are read.")
+    for text_line in text_lines[:_MOST_LINES]:
         if not text_line.strip():
             continue
         try:
@@ -261,16 +273,22 @@ def _lines_by_stage(text: str, notes: list[str]) -> dict[str, dict[float, Mappin
         if step is None:
             broken += 1
         else:
-            found.setdefault(str(line.get("stage", "training")), {})[step] = line
+            found.setdefault(str(line.get("stage", "training")), {})[step] = _numbers(line)
     if broken:
         notes.append(f"metrics.jsonl: {count(broken, 'line')} could not be read.")
     return found
 
 
+def _numbers(line: Mapping) -> dict[str, float]:
+    """What can be drawn of a line, whatever else it holds."""
+    values = ((key, number(value)) for key, value in itertools.islice(line.items(), _MOST_TERMS))
+    return {key: value for key, value in values if value is not None}
+
+
 def _stage(name: str, lines: Mapping[float, Mapping], end: Mapping | None, notes: list[str]) -> Stage:
     steps = sorted(lines)
     logged = [lines[step] for step in steps]
-    keys = {key: None for line in logged for key in line if number(line[key]) is not None}
+    keys = dict.fromkeys(key for line in logged for key in line)
     parts = sorted((key for key in keys if key not in _NOT_LOSSES), key=lambda key: key != "loss")
     if len(parts) > _MOST_PARTS:
         notes.append(f"Stage {plain(name)}: only {_MOST_PARTS} of {len(parts):,} loss terms are drawn.")
@@ -282,24 +300,22 @@ def _stage(name: str, lines: Mapping[float, Mapping], end: Mapping | None, notes
         steps=np.array(steps, dtype=np.float64),
         losses=losses,
         learning_rate=_column(logged, "learning_rate"),
-        epochs=len({line.get("epoch") for line in logged if number(line.get("epoch")) is not None}),
+        epochs=len({line["epoch"] for line in logged if "epoch" in line}),
         seconds=number(end.get("seconds")) if end else None,
         images_per_second=number(end.get("images_per_second")) if end else None,
     )
 
 
 def _column(lines: list[Mapping], key: str) -> np.ndarray:
-    values = (number(line.get(key)) for line in lines)
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array([line.get(key, math.nan) for line in lines], dtype=np.float64)
 
 
 def _settings(recipe: str | None, notes: list[str]) -> dict[str, str]:
     if recipe is None:
         return {}
-    parser = require("tomllib" if sys.version_info >= (3, 11) else "tomli", extra="train")
     try:
-        return _flat(parser.loads(recipe))
-    except (ValueError, RecursionError) as error:
+        return _flat(parse_toml(recipe))
+    except ValueError as error:
         notes.append(f"recipe.toml is not valid TOML: {plain(error)}.")
         return {}
 

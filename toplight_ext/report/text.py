@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 
+from ..text import plain, seen
+
 MISSING = "–"
-
-# Characters that are not seen but change what is: controls, line separators, the marks and overrides of
-# writing direction, and lone surrogates, which UTF-8 cannot carry.
-_UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-_UNSEEN_BUT_LINES = re.compile(_UNSEEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
-
-
-def plain(value: object, limit: int = 80) -> str:
-    """One line of at most `limit` characters: unseen characters in Python notation, the middle left out."""
-    text = str(value)
-    head = (limit - 1) * 2 // 3
-    tail = limit - 1 - head
-    # Only the ends can be shown; a text of any length costs no more than them.
-    ends = text if len(text) <= 2 * limit else text[:limit] + text[-limit:]
-    shown = _UNSEEN.sub(_notation, ends)
-    return shown if len(text) <= limit and len(shown) <= limit else f"{shown[:head]}…{shown[-tail:]}"
-
 
 def escape(value: object, limit: int = 80) -> str:
     """`plain`, safe inside an HTML element or a quoted attribute."""
@@ -39,13 +21,9 @@ def label(value: object, limit: int = 80) -> str:
 
 def escape_lines(text: str, limit: int = 100_000) -> str:
     """HTML of a text of several lines, whose tail beyond `limit` characters is counted, not shown."""
-    shown = _UNSEEN_BUT_LINES.sub(_notation, text[:limit].replace("\r\n", "\n"))
+    shown = seen(text[:limit].replace("\r\n", "\n"), kept="\t\n")
     more = f"\n… {len(text) - limit:,} more characters" if len(text) > limit else ""
     return html.escape(shown + more)
-
-
-def _notation(match: re.Match) -> str:
-    return match.group().encode("unicode_escape").decode("ascii")
 
 
 def percent(fraction: float | None) -> str:

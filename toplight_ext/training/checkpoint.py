@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..files import replacing
+from ..files import check_file, flush, replacing
+from ..models.tensor_files import load_pickled
 
 # Behind what torch.save wrote, which torch.load reads as it is: this mark, the checksum of all before it in
 # hexadecimal digits, and a line's end.
@@ -38,6 +39,7 @@ class Checkpoints:
         content.write(_MARK + _checksum(content.getbuffer()) + b"\n")
         with replacing(self.newest) as temporary:
             temporary.write_bytes(content.getbuffer())
+            flush(temporary)  # before anything is moved: some disks say only here that they are full
             if self.newest.exists():
                 os.replace(self.newest, self.previous)
 
@@ -74,6 +76,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is truncated or damaged, or is not one of ours.
     """
     try:
+        check_file(path)
         content = memoryview(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: refused, it cannot be read: {error.strerror}") from error
@@ -82,7 +85,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: refused, it is truncated or not a checkpoint of this version of toplight_ext")
     if trailer[len(_MARK) : -1] != _checksum(body):
         raise InputError(f"{path}: refused, it is damaged: its content does not have its checksum")
-    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        return load_pickled(io.BytesIO(body))
+    except ValueError as error:  # a stranger can write the checksum too
+        raise InputError(f"{path}: refused, torch cannot read it ({error})") from error
 
 
 def _checksum(content: memoryview) -> bytes:

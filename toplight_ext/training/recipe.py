@@ -1,6 +1,6 @@
 """Recipes: a training run as data. TOML in, frozen dataclasses out; an unknown key is an error.
 
-A recipe may name another one as its `base` (a path relative to itself, or the name of an installed recipe) and
+A recipe may name another one as its `base` (a file in its folder or below, or the name of an installed recipe) and
 then only says what differs. A table that is absent leaves its stage out, and so does `false` in place of one that the
 base has: `pretrain`, `top` and `soup` are optional, so a run may also start from public weights (`model.pretrained`).
 
@@ -21,7 +21,12 @@ from ..data.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import InputError
 from ..extras import require
 from ..inference import Preprocessing
+from ..text import plain
+from .limits import check_limits
 from .tables import build, merge, override_key, read_toml, without_none
+
+_LONGEST_NAME = 100
+_MOST_BASES = 16
 
 
 @dataclass(frozen=True)
@@ -221,6 +226,11 @@ class Recipe:
     checkpoint: Checkpoint = Checkpoint()
 
     def __post_init__(self) -> None:
+        if not self.name.strip(". ") or "/" in self.name or len(self.name) > _LONGEST_NAME:
+            expected = f"up to {_LONGEST_NAME} characters that can name a folder"
+            raise InputError(f"name = {plain(self.name)!r}: expected {expected}")
+        check_limits(self)
+        self.preprocessing("vi").check("size, mean and std")
         if (self.pretrain or self.top) and self.pretraining_data is None:
             raise InputError("recipe: the stages pretrain and top need the table [pretraining_data]")
         if self.soup and not self.top:
@@ -238,7 +248,8 @@ class Recipe:
 
     def preprocessing(self, stage: str) -> Preprocessing:
         """What the networks of a stage are fed; stored with the weights."""
-        return Preprocessing(self.size, self.mean, self.std, gray=stage == "vi" and self.vi.gray)
+        gray = stage == "vi" and self.vi is not None and self.vi.gray
+        return Preprocessing(self.size, self.mean, self.std, gray)
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = (), base: str | Path | None = None) -> Recipe:
@@ -256,14 +267,14 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), base: str | P
     own, named = _own_tables(path)
     if base is not None and named is None:
         raise InputError(f"{path}: the recipe has no base which {str(base)!r} could take the place of")
-    table = merge(_tables(base or named), own)
+    table = merge(_below(path, named, base), own)
     return recipe_from_dict(_overridden(table, overrides), str(path))
 
 
 def load_row(path: Path, overrides: Sequence[str] = (), base: str | Path | None = None) -> Recipe:
     """As `load_recipe`, for a row of a table: what the row says of its base holds against the overrides."""
     own, named = _own_tables(path)
-    return recipe_from_dict(merge(_overridden(_tables(base or named), overrides), own), str(path))
+    return recipe_from_dict(merge(_overridden(_below(path, named, base), overrides), own), str(path))
 
 
 def recipe_from_dict(table: Mapping[str, Any], where: str) -> Recipe:
@@ -291,30 +302,44 @@ def installed_recipes() -> dict[str, Path]:
 def find_recipe(source: str | Path) -> Path:
     if Path(source).is_file():
         return Path(source)
+    return _installed(str(source), "")
+
+
+def _installed(name: str, where: str) -> Path:
     known = installed_recipes()
-    if str(source) not in known:
+    if name not in known:
         names = ", ".join(sorted(name for name in known if "/" not in name))
-        raise InputError(f"no recipe {str(source)!r}: give a TOML file or one of {names}, or a row as table3/5_soup")
-    return known[str(source)]
+        expected = f"give a TOML file or one of {names}, or a row as table3/5_soup"
+        raise InputError(f"{where}no recipe {plain(name)!r}: {expected}")
+    return known[name]
 
 
-def _tables(source: str | Path | None) -> dict[str, Any]:
-    """The tables of a recipe over those of all its bases."""
-    if source is None:
+def _below(path: Path, named: str | None, base: str | Path | None = None) -> dict[str, Any]:
+    """The tables of the installed recipe that a file names, or of `base` in its place, over those of its bases."""
+    if named is base is None:
         return {}
-    own, named = _own_tables(find_recipe(source))
-    return merge(_tables(named), own)
+    below = _installed(named, f"{path}: ") if base is None else find_recipe(base)
+    own, named = _own_tables(below)
+    return merge(_below(below, named), own)
 
 
 def _own_tables(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any], str | None]:
-    """The tables of a file over those of its neighbours, and the name of the recipe from elsewhere below them."""
+    """The tables of a file over those of its neighbours, and the name of the installed recipe below them."""
     if path.resolve() in seen:
         raise InputError(f"{path}: the recipe is its own base")
+    if len(seen) > _MOST_BASES:
+        raise InputError(f"{path}: more than {_MOST_BASES} recipes, each the base of another")
     table = read_toml(path)
     named = table.pop("base", None)
-    neighbour = path.parent / str(named)
-    if named is None or not neighbour.is_file():
+    if not isinstance(named, str | None):
+        raise InputError(f"{path}: base = {plain(repr(named))}: expected the path or the name of a recipe")
+    if named is None:
+        return table, None
+    neighbour = path.parent / named
+    if "\0" in named or not neighbour.is_file():
         return table, named
+    if not neighbour.resolve().is_relative_to(path.parent.resolve()):
+        raise InputError(f"{path}: base = {named!r} leads out of the recipe's folder; copy it beside the recipe")
     below, named = _own_tables(neighbour, (*seen, path.resolve()))
     return merge(below, table), named
 

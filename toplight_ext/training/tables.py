@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -11,22 +12,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
-from ..extras import require
+from ..files import read_bounded
+from ..text import plain
+from ..toml import MOST_BYTES, parse_toml
 
 T = TypeVar("T")
+
+_LONGEST_KEY = 80  # beyond which it is like no other
+_LONGEST_TEXT = 4096  # as a path
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")  # no path has them, and some calls of the system fail on them
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a file.
 
     Raises:
-        InputError: it is not valid TOML.
+        InputError: it cannot be read, or is not valid TOML.
     """
-    toml = _toml()
     try:
-        return toml.loads(path.read_text(encoding="utf-8"))
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
+        return parse_toml(read_bounded(path, MOST_BYTES).decode())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid TOML: {plain(error, 200)}") from error
 
 
 def merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,10 +55,9 @@ def override_key(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"--set {override!r}: expected KEY=VALUE, as top.epochs=5")
-    toml = _toml()
     try:
-        value = toml.loads(f"value = {text}")["value"]
-    except toml.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text  # a bare word, such as a path
     *parents, last = key.strip().split(".")
     for name in parents:
@@ -70,13 +77,13 @@ def build(cls: type[T], table: Any, where: str, prefix: str = "") -> T:
         InputError: an unknown key, a missing or ill-typed value.
     """
     if not isinstance(table, Mapping):
-        raise InputError(f"{where}: {prefix.rstrip('.')!r} should be a table, not {table!r}")
+        raise InputError(f"{where}: {prefix.rstrip('.')!r} should be a table, not {plain(repr(table))}")
     hints = typing.get_type_hints(cls)
     for key in table:
         if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
+            close = difflib.get_close_matches(key[:_LONGEST_KEY], hints, n=1)
             known = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(hints)}"
-            raise InputError(f"{where}: unknown key {prefix + key!r}: {known}")
+            raise InputError(f"{where}: unknown key {plain(prefix + key)!r}: {known}")
     missing = [
         f.name
         for f in dataclasses.fields(cls)
@@ -84,7 +91,11 @@ def build(cls: type[T], table: Any, where: str, prefix: str = "") -> T:
     ]
     if missing:
         raise InputError(f"{where}: missing {', '.join(repr(prefix + name) for name in missing)}")
-    return cls(**{key: _convert(hints[key], value, prefix + key, where) for key, value in table.items()})
+    fields = {key: _convert(hints[key], value, prefix + key, where) for key, value in table.items()}
+    try:
+        return cls(**fields)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, key: str, where: str):
@@ -105,7 +116,7 @@ def _convert(hint: Any, value: Any, key: str, where: str):
                 return tuple(_convert(item, v, f"{key}[{i}]", where) for i, (item, v) in pairs)
         else:
             return float(value) if hint is float else value
-    raise InputError(f"{where}: {key!r} should be {_name(hint)}, not {value!r}")
+    raise InputError(f"{where}: {key!r} should be {_name(hint)}, not {plain(repr(value))}")
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -116,14 +127,20 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, (list, tuple))
     if dataclasses.is_dataclass(hint):
         return isinstance(value, Mapping)
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        return False  # nor does TOML promise more
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str) and len(value) <= _LONGEST_TEXT and not _CONTROLS.search(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _name(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if hint is str:
+        return f"text of up to {_LONGEST_TEXT} characters, none of them a control character"
     return hint.__name__ if isinstance(hint, type) and not typing.get_origin(hint) else str(hint)
 
 
@@ -132,10 +149,3 @@ def without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: without_none(item) for key, item in value.items() if item is not None}
     return [without_none(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _toml():
-    try:
-        return require("tomllib", extra="train")
-    except ImportError:  # Python 3.10
-        return require("tomli", extra="train")
