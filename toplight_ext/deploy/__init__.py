@@ -3,7 +3,7 @@
 from .card import model_card, write_model_card
 from .contract import Contract
 from .embedding import embed, find_samples, load_network, save
-from .export import Precisions, export
+from .export import export
 from .gallery import GalleryIndex, write_index
 from .latency import benchmark
 from .matching import ApproximateGallery, FeatureGallery, Matches, recall, search
@@ -18,7 +18,6 @@ __all__ = [
     "Matches",
     "Pair",
     "Parity",
-    "Precisions",
     "benchmark",
     "embed",
     "export",

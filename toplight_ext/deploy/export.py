@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +20,13 @@ from ..files import replacing, write_text
 from ..inference import Preprocessing
 from ..models import DualPathNetwork, load_weights
 from .contract import ENTRY, OUTPUT, STEMS, Contract, Stem
-from .quantisation import linear_int8, static_int8
+from .quantisation import static_int8
 from .quiet import quietly
 from .runtimes import METADATA
 from .translations import translation_table
 
 FORMATS = ("onnx", "openvino", "executorch")
 OPSET = 18
-
-
-class Precisions(NamedTuple):
-    """What is written beside float32, as ONNX.
-
-    linear: linear layers on 8 bits, all else in float32; no images are needed.
-    calibration: images for static quantisation: activations and weights as 8 bits. None: it is left out.
-    """
-
-    linear: bool = False
-    calibration: Sequence[Sample] | None = None
 
 
 class SingleStem(nn.Module):
@@ -70,7 +58,7 @@ def export(
     stems: Sequence[Stem] = ("visible", "infrared"),
     batch: int | None = None,
     opset: int = OPSET,
-    precisions: Precisions = Precisions(),  # noqa: B008, a tuple of constants
+    calibration: Sequence[Sample] | None = None,
 ) -> list[Path]:
     """Write the networks of a weights file, and metadata.json, into a folder; each file is replaced atomically.
 
@@ -81,6 +69,7 @@ def export(
         stems: networks of one stem each, or "both": one graph with both, the rest of the network once.
         batch: None is dynamic; ExecuTorch then gets 1.
         opset: version of the ONNX operators.
+        calibration: images for static quantisation, which is then written too, as ONNX.
 
     Returns:
         The files of the networks.
@@ -89,14 +78,14 @@ def export(
         InputError: an argument out of range, or weights that cannot be read.
         MissingExtra: a package of a format is not installed.
     """
-    _check(formats, stems, batch, opset, precisions)
+    _check(formats, stems, batch, opset, calibration)
     model, metadata = load_weights(weights)
-    preprocessing = Preprocessing.of(metadata)
+    preprocessing = Preprocessing.of(metadata, weights)
     files: dict[Path, Contract] = {}
     for stem in stems:
         contract = Contract(stem, preprocessing, model.neck.out_channels, batch, Path(weights).name)
         module = BothStems(model) if stem == "both" else SingleStem(model, Modality(stem))
-        for path in _write_formats(module.eval(), contract, Path(out), formats, opset, precisions):
+        for path in _write_formats(module.eval(), contract, Path(out), formats, opset, calibration):
             fixed = path.suffix == ".pte" and batch is None
             files[path] = Contract(stem, preprocessing, contract.dimensions, 1 if fixed else batch, contract.source)
     listed = {path.name: contract.to_json() for path, contract in files.items()}
@@ -104,7 +93,7 @@ def export(
     return list(files)
 
 
-def _check(formats, stems, batch, opset, precisions: Precisions) -> None:
+def _check(formats, stems, batch, opset, calibration: Sequence[Sample] | None) -> None:
     for name, given, known in (("format", formats, FORMATS), ("stem", stems, STEMS)):
         unknown = [each for each in given if each not in known]
         if unknown or not given:
@@ -115,11 +104,11 @@ def _check(formats, stems, batch, opset, precisions: Precisions) -> None:
         raise InputError(f"export: batch {batch}: expected a number from 1, or dynamic")
     if opset < OPSET:
         raise InputError(f"export: opset {opset}: expected at least {OPSET}")
-    if precisions != Precisions() and "onnx" not in formats:
+    if calibration is not None and "onnx" not in formats:
         raise InputError("export: 8 bits are written as ONNX; add onnx to the formats")
 
 
-def _write_formats(module, contract: Contract, out: Path, formats, opset, precisions: Precisions):
+def _write_formats(module, contract: Contract, out: Path, formats, opset, calibration: Sequence[Sample] | None):
     """Write one network in every format and precision; yields the paths."""
     name = out / contract.stem
     if "executorch" in formats:
@@ -129,10 +118,8 @@ def _write_formats(module, contract: Contract, out: Path, formats, opset, precis
     proto = onnx_model(module, contract, opset)
     if "onnx" in formats:
         yield _write_onnx(proto, contract, name.with_suffix(".onnx"))
-        if precisions.linear:
-            yield _write_onnx(linear_int8(proto), contract, name.with_suffix(".int8-linear.onnx"))
-        if precisions.calibration is not None:
-            quantised = static_int8(proto, contract, precisions.calibration)
+        if calibration is not None:
+            quantised = static_int8(proto, contract, calibration)
             yield _write_onnx(quantised, contract, name.with_suffix(".int8.onnx"))
     if "openvino" in formats:
         yield _write_openvino(proto, contract, name.with_suffix(".xml"))

@@ -7,6 +7,8 @@ import io
 import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from ..models import load_weights
 from .runtimes import ENDINGS, Exported, load_exported
 
 _BURST = 10  # timed runs of one network before the next
-_WARM_UP = 3  # runs before them: what ran before has emptied the caches
+_WARM_UP = 0.05  # seconds of runs before them: the last network emptied the caches, and its idle threads still spin
 
 HEAD = ("file", "format", "threads", "batch", "median ms", "p95 ms", "images/s", "MiB", "peak MiB", "x")
 
@@ -63,7 +65,7 @@ class Eager(nn.Module):
         super().__init__()
         self.model, metadata = load_weights(file)
         self.model.to(memory_format=torch.channels_last)
-        self.preprocessing = Preprocessing.of(metadata)
+        self.preprocessing = Preprocessing.of(metadata, file)
 
     @torch.inference_mode()
     def embed(self, images: Tensor, modality: Modality) -> Tensor:
@@ -138,7 +140,8 @@ def _interleaved(networks: Sequence[Exported | Eager], threads: int, batch: int,
     times: list[list[float]] = [[] for _ in networks]
     while len(times[0]) < repeats:
         for network, arguments, found in zip(networks, inputs, times, strict=True):
-            found += [_timed(network, *arguments) for _ in range(_WARM_UP + _BURST)][_WARM_UP:]
+            _warm_up(network, *arguments)
+            found += [_timed(network, *arguments) for _ in range(_BURST)]
     return times
 
 
@@ -156,6 +159,12 @@ def _input(network: Exported | Eager, batch: int) -> tuple[Tensor, Modality]:
     return images, modality
 
 
+def _warm_up(network: Exported | Eager, images: Tensor, modality: Modality) -> None:
+    spent = 0.0
+    while spent < _WARM_UP:
+        spent += _timed(network, images, modality)
+
+
 def _timed(network: Exported | Eager, images: Tensor, modality: Modality) -> float:
     start = time.perf_counter()
     network.embed(images, modality)
@@ -163,12 +172,20 @@ def _timed(network: Exported | Eager, images: Tensor, modality: Modality) -> flo
 
 
 def _peak_memory(file: Path, threads: int, batch: int) -> float | None:
-    """MiB that loading and running the file adds to a fresh process."""
+    """MiB that loading and running the file adds to a fresh process.
+
+    Raises:
+        RuntimeError: that process was killed.
+    """
     if not Path("/proc/self/status").exists():
         return None
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_added_memory, (file, threads, batch))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # a Pool would wait for a lost process
+        try:
+            return pool.submit(_added_memory, file, threads, batch).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"{file}: the process that measured its memory was killed, by the system if memory ran out"
+            ) from error
 
 
 def _added_memory(file: Path, threads: int, batch: int) -> float:
