@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from plain_networks import GRAPHS, NAMES, NARROW, narrowed
+from plain_networks import GRAPHS, NARROW, narrowed
 from torch import nn
 
 from toplight_ext.models import BACKBONES, DualPathNetwork, create_model
@@ -56,7 +56,7 @@ def gradients_of_a_step(model, images):
     return gradients, statistics, output
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_trains_with_every_neck_in_channels_last_bfloat16_and_with_checkpointing(name):
     model = create_model(name, num_classes=4, neck="gap", duplicated=1)
     model.neck = EveryNeck(model.channels[-1])
