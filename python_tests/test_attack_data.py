@@ -14,7 +14,6 @@ from attacks.confined import MOST_MIB, MOST_SECONDS, let_loose
 
 from toplight_ext import cli
 
-MOST_IMAGE_MIB = 1536  # of a process that has loaded PyTorch and DALI
 SLOW = ("limit.png",)  # left to the long form
 
 
@@ -51,7 +50,7 @@ def test_images(ways, way):
     said = ways[way]["said"]
     assert said.keys() == expected.keys()
     assert {name: words for name, words in expected.items() if words not in said[name]} == {}
-    assert ways[way]["mib"] < MOST_IMAGE_MIB and ways[way]["seconds"] < 60
+    assert ways[way]["mib"] < MOST_MIB and ways[way]["seconds"] < 60
 
 
 def test_embed_and_match_name_the_image(tmp_path, capsys):

@@ -111,7 +111,7 @@ def draw_spoilt(tensors: list[Tensor], rng: np.random.Generator) -> Spoilt:
     tensor = int(rng.integers(len(tensors)))
     places = rng.integers(0, max(1, tensors[tensor].numel()), rng.integers(1, 4))
     bits = np.array(rng.choice(NANS), np.uint32).view(np.float32)[()]
-    value = torch.tensor(rng.choice((np.inf, -np.inf, bits, bits)), dtype=torch.float32)
+    value = torch.from_numpy(np.array([np.inf, -np.inf, bits, bits], np.float32))[int(rng.integers(4))]
     return Spoilt(tensor, torch.from_numpy(places), value)
 
 

@@ -9,6 +9,7 @@ from ..text import plain, seen
 
 MISSING = "–"
 
+
 def escape(value: object, limit: int = 80) -> str:
     """`plain`, safe inside an HTML element or a quoted attribute."""
     return html.escape(plain(value, limit))
