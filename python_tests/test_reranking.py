@@ -91,6 +91,13 @@ def test_definition(seed):
     assert np.abs(single - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize("k1", [2**63 - 1, 2**62])
+def test_constants_beyond_all_numbers_take_all_images(k1):
+    query, gallery = drawn(5, 20)
+    expected = definition(query, gallery, 500, 6, 0.3)
+    np.testing.assert_allclose(reranked(query, gallery, Reranking(k1)), expected, rtol=0, atol=1e-12)
+
+
 def test_cosine_means_unit_length():
     query, gallery = drawn()
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (query, gallery)]

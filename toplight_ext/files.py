@@ -18,8 +18,7 @@ def check_file(path: str | Path) -> None:
     Raises:
         OSError: there is no such file, or it is a folder, a pipe or a device.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "it is no file but a folder, a pipe, a socket or a device", str(path))
+    _check_regular(os.stat(path), path)
 
 
 def read_json(path: str | Path, most: int = 1 << 24) -> Any:
@@ -44,11 +43,15 @@ def read_bounded(path: str | Path, most: int) -> bytes:
     # Opening a pipe would wait for its writer, and reading a device might not end.
     with open(path, "rb", 0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no file but a pipe, a socket or a device", str(path))
+        _check_regular(found, path)
         if found.st_size > most:
             raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, more than the limit of {most:,}", str(path))
         return file.readall()
+
+
+def _check_regular(found: os.stat_result, path: str | Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no file but a folder, a pipe, a socket or a device", str(path))
 
 
 @contextlib.contextmanager

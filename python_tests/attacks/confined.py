@@ -51,6 +51,16 @@ _SYSTEM = (
 )
 
 
+def lay_no_file(path: Path, kind: str) -> None:
+    """In the place of a file: "pipe", "folder", or the device of that path."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(kind)
+
+
 class Attack(NamedTuple):
     name: str
     tries: str

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from toplight_ext.evaluation import Features, evaluate, load_features, parse_protocol
 from toplight_ext.evaluation.sysu import load_permutations
 
-from .confined import Attacks, Read, command
+from .confined import Attacks, Read, command, lay_no_file
 from .weights import Code
 from .zeros import add_zeros, deflated
 
@@ -240,17 +240,18 @@ def bfloat16_in_safetensors(folder: Path) -> Read:
     return _evaluated(folder / "f.safetensors")
 
 
-@ATTACKS.each({"pipe.npz": (None,), "pipe.safetensors": (None,), "zero.npz": ("/dev/zero",), "folder.npz": ("",)})
-def no_file(folder: Path, target: str | None) -> Read:
-    """Features that are no file: {}."""
-    names = {None: "f.npz", "": "folder.npz"}
-    path = folder / names.get(target, "zero.npz")
-    if target is None:
-        os.mkfifo(path)
-    elif target:
-        path.symlink_to(target)
-    else:
-        path.mkdir()
+@ATTACKS.each(
+    {
+        "a pipe": ("f.npz", "pipe"),
+        "a pipe for safetensors": ("f.safetensors", "pipe"),
+        "an endless device": ("f.npz", "/dev/zero"),
+        "a folder": ("f.npz", "folder"),
+    }
+)
+def no_file(folder: Path, name: str, kind: str) -> Read:
+    """Features that are {}."""
+    path = folder / name
+    lay_no_file(path, kind)
     return _evaluated(path)
 
 

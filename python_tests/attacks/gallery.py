@@ -14,7 +14,7 @@ import numpy as np
 from toplight_ext.deploy import GalleryIndex, search, write_index
 from toplight_ext.evaluation import Features, save_features
 
-from .confined import Attacks, Read, command
+from .confined import Attacks, Read, command, lay_no_file
 
 ATTACKS = Attacks()
 _ROWS, _COLUMNS = 20, 8
@@ -125,16 +125,13 @@ def sparse(folder: Path) -> Read:
     return _match(folder)
 
 
-@ATTACKS.each({"a pipe": (None,), "an endless device": ("/dev/zero",), "a folder": ("",), "empty": ("/dev/null",)})
-def no_file(folder: Path, target: str | None) -> Read:
+@ATTACKS.each(
+    {"a pipe": ("pipe",), "an endless device": ("/dev/zero",), "a folder": ("folder",), "empty": ("/dev/null",)}
+)
+def no_file(folder: Path, kind: str) -> Read:
     """A gallery index that is {}."""
     path = folder / "g.index"
-    if target is None:
-        os.mkfifo(path)
-    elif target:
-        path.symlink_to(target)
-    else:
-        path.mkdir()
+    lay_no_file(path, kind)
     return _match(folder)
 
 

@@ -22,7 +22,7 @@ from toplight_ext.training import load_recipe, resume
 from toplight_ext.training.checkpoint import Checkpoints
 from toplight_ext.training.recipe import recipe_to_toml
 
-from .confined import Attacks, Read, command
+from .confined import Attacks, Read, command, lay_no_file
 from .weights import Code, saved
 
 ATTACKS = Attacks()
@@ -126,7 +126,7 @@ _VALUES = {
     "a data set of a NUL": 'test.name="a\\u0000"',
     "a split that leads out": "data.split='../../outside'",
     "a name that leads out": "name='../outside/run'",
-    "a name that is a path": "name='/tmp/attack'",
+    "a name that is a path": "name='/nowhere/attack'",
     "a name of nothing": "name=''",
     "a name of dots": "name='..'",
     "a name of a megabyte": f"name='{'x' * 30_000}'",
@@ -273,12 +273,7 @@ def checkpoint(folder: Path, state: Callable[[Path], Any]) -> Read:
 def checkpoint_that_is_no_file(folder: Path, kind: str) -> Read:
     """A run whose checkpoint is {}."""
     path = _run(folder) / "checkpoint.pt"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(kind)
+    lay_no_file(path, kind)
     return command("resume", path.parent)
 
 

@@ -21,7 +21,7 @@ import torch
 from toplight_ext import inference, models
 from toplight_ext.deploy import load_network
 
-from .confined import Attacks, Read, command
+from .confined import Attacks, Read, command, lay_no_file
 from .zeros import add_zeros
 
 ATTACKS = Attacks()
@@ -451,12 +451,7 @@ def tensors(folder: Path, change: Callable) -> Read:
 def no_file(folder: Path, kind: str) -> Read:
     """Weights that are {}."""
     path = folder / "w.safetensors"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(kind)
+    lay_no_file(path, kind)
     return command("soup", "w.safetensors", "--out", "out.safetensors")
 
 

@@ -31,7 +31,8 @@ class Sanitizer(NamedTuple):
 
 
 def _pytest(*arguments: str) -> tuple[str, ...]:
-    return ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments)
+    # Nothing captured: what a sanitizer reports would end with the process.
+    return ("-m", "pytest", "-s", "-q", "-x", "-p", "no:cacheprovider", *arguments)
 
 
 RANKING = ("test_ranking.py", "test_reranking.py")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from ..data import Augmentation
 from ..errors import InputError
 
 _LIMITS = {  # smallest and largest value, ends included
@@ -30,13 +31,15 @@ _CHECKED_BY_OTHERS = ("mean", "std", "size", "ema_decay")
 
 
 def check_limits(settings: Any, prefix: str = "") -> None:
-    """Check the numbers of a dataclass and of those in it that have no limits of their own.
+    """Check the numbers of a dataclass and of those in it; augmentations have limits of their own.
 
     Raises:
         InputError: naming the dotted key.
     """
     for field in dataclasses.fields(settings):
         value, key = getattr(settings, field.name), prefix + field.name
+        if isinstance(value, Augmentation):
+            continue
         if dataclasses.is_dataclass(value):
             check_limits(value, f"{key}.")
         elif field.name not in _CHECKED_BY_OTHERS:
