@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser("python -m python_tests.soak fuzz", description=__doc__)
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="NAME")
-    parser.add_argument("--minutes", type=float, default=30.0, help="for each target")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of processor time, for each target")
     parser.add_argument("--folder", type=Path, help="default: a new temporary one")
     options = parser.parse_args(arguments)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -49,7 +49,7 @@ def _fuzz(name: str, folder: Path, minutes: float) -> int:
         (folder / kind).mkdir(parents=True, exist_ok=True)
     before = _found(folder)
     executions, covered, began, used = 0, 0, time.monotonic(), _used()
-    while (left := round(60 * minutes - (time.monotonic() - began))) > 0:
+    while (left := round(60 * minutes - (_used() - used))) > 0:
         command = [sys.executable, __file__, name, str(folder), str(left)]
         memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
         with tempfile.TemporaryDirectory(dir=memory) as room:  # libFuzzer ends a process without its clearing up
