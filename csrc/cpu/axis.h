@@ -66,7 +66,7 @@ class Axis {
     for (int64_t position = 0; position < length_; ++position) {
       const auto& tap = taps_[position];
       const auto first = Pack<T>::load(values + tap.first * kLanes), second = Pack<T>::load(values + tap.second * kLanes);
-      (Pack<T>(T(1) - tap.weight) * first + Pack<T>(tap.weight) * second).store(profile + position * kLanes);
+      (first + Pack<T>(tap.weight) * (second - first)).store(profile + position * kLanes);
     }
   }
 

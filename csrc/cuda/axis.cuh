@@ -92,7 +92,8 @@ struct Interpolation {
   template <typename Slice>
   __device__ T forward(const Slice& slice, int position) const {
     const Tap<T, int> tap = taps[position];
-    return (T(1) - tap.weight) * slice(tap.first) + tap.weight * slice(tap.second);
+    const T first = slice(tap.first);
+    return first + tap.weight * (slice(tap.second) - first);
   }
   // The gradient of one slice from those of the positions.
   __device__ T backward(const T* gradients, int slice) const {
