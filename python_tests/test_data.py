@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toplight_ext.data import Generic, Modality, check_dataset, draw_synthetic, load_dataset, of_modality
+from toplight_ext.data import DATASETS, Generic, Modality, check_dataset, draw_synthetic, load_dataset, of_modality
 from toplight_ext.data.header import inspect
 from toplight_ext.errors import InputError
 
@@ -154,6 +154,21 @@ def test_class_folders(tmp_path):
     (tmp_path / "train" / "sock").mkdir()
     with pytest.raises(InputError, match="sock: no image"):
         load_dataset("folder", tmp_path, "train")
+
+
+def test_what_is_hidden_is_neither_split_nor_class(folder):
+    for name in ("manifest.csv", "._dev.csv", "dev.csv"):
+        for place in (folder, folder / ".trash", folder / "dev"):
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).touch()
+    (folder / "manifest.csv").unlink()
+    assert DATASETS["csv"].splits(folder) == ["dev"]
+    assert DATASETS["oulu"].splits(folder) == ["dev"]
+    for modality in ("visible", "infrared"):
+        (folder / modality).rename(folder / "dev" / modality)
+    assert DATASETS["folder"].splits(folder) == ["dev"]
+    with pytest.raises(InputError, match="its folders are splits"):
+        load_dataset("folder", folder)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ pytest.importorskip("PIL", reason="Pillow is not installed (extra: train)")
 import trees
 
 from toplight_ext import inference
-from toplight_ext.cli import main
+from toplight_ext.cli import deploy, main, parser
 from toplight_ext.data import Modality, identity_labels, list_dataset, load_dataset
 from toplight_ext.errors import InputError
 
@@ -307,3 +307,5 @@ def test_from_the_folder_to_the_scores(name, trained, arguments, protocol, count
     assert record["protocol"] == protocol
     assert tuple(record[key] for key in ("trials", "queries", "valid_queries", "gallery")) == counts
     assert record["images"] == [name, "test_2" if name == "regdb" else "test"]
+    of_export = deploy._evaluation_set(parser().parse_args(["export", "--out", str(tmp_path), *given]))
+    assert len(of_export[0]) > 0 and of_export[1].name == protocol, "what an export is compared on is the same"

@@ -1,9 +1,11 @@
 """Export: the operators against PyTorch's, the networks against theirs, the sample program, files of strangers."""
 
+import copy
 import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,6 +115,21 @@ def test_networks_give_the_embedding_that_is_evaluated(network, exported):
     assert torch.allclose(infrared, expected, atol=1e-5 * float(expected.abs().max()))
     with pytest.raises(InputError, match="infrared stem alone, and was given visible"):
         deploy.load_exported(exported / "infrared.onnx").embed(images, Modality.VISIBLE)
+
+
+def test_stems_of_two_networks_whose_weights_have_one_name_are_no_pair(network, exported, tmp_path, monkeypatch):
+    other = copy.deepcopy(network)
+    next(other.parameters()).data.add_(1)
+    save_weights(tmp_path / "w.safetensors", other, size=list(SIZE), gray=True, stage="vi")
+    contracts = []
+    module = importlib.import_module("toplight_ext.deploy.export")  # `deploy.export` is the function
+    monkeypatch.setattr(module, "_write_formats", lambda _, contract, *rest: contracts.append(contract) or [])
+    for folder, stem in ((exported, "visible"), (exported, "infrared"), (tmp_path, "infrared")):
+        deploy.export(folder / "w.safetensors", tmp_path, stems=(stem,))
+    visible, infrared, foreign = (SimpleNamespace(file=c.source, contract=c) for c in contracts)
+    assert deploy.Pair([visible, infrared]).modalities == tuple(Modality)
+    with pytest.raises(InputError, match="not of the same network"):
+        deploy.Pair([visible, foreign])
 
 
 def test_graph_writes_no_map_for_fdr_and_holds_shared_weights_once(exported):

@@ -1,5 +1,6 @@
 """Matching: exact answers against NumPy in double precision, the index file, files of strangers."""
 
+import dataclasses
 import json
 import struct
 
@@ -9,7 +10,8 @@ import pytest
 from toplight_ext import cli, deploy
 from toplight_ext.data import Modality
 from toplight_ext.errors import InputError
-from toplight_ext.evaluation import Features, save_features
+from toplight_ext.evaluation import Features, Origin, load_features, network_of, save_features
+from toplight_ext.report import pictures
 
 
 def features(count, seed=0, dimensions=24):
@@ -54,6 +56,18 @@ def test_ties_stay_in_the_order_of_the_gallery_over_blocks(tmp_path):
         found = deploy.search(3 * some[17:18], gallery, top=7)
         assert found.rows[0, :5].tolist() == [17, 4095, 4096, 8200, 8999]
         assert len(set(found.rows[0])) == 7
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_lengths_neither_vanish_nor_overflow(scale, tmp_path):
+    """The squares of such features are beyond single precision."""
+    query, few = features(2, seed=1), features(50)
+    expected = cosines(query.features, few.features)
+    few = dataclasses.replace(few, features=np.float32(scale) * few.features)
+    index = deploy.write_index(tmp_path / "g.index", few)
+    for gallery in (deploy.GalleryIndex(index), deploy.FeatureGallery(few)):
+        found = deploy.search(np.float32(scale) * query.features, gallery, top=50)
+        np.testing.assert_allclose(found.distances, np.sort(expected, axis=1), atol=1e-3)
 
 
 def test_index_knows_its_images_and_small_galleries_give_what_they_have(index, tmp_path):
@@ -145,10 +159,71 @@ def test_command_prints_and_draws_ranked_lists(index, tmp_path, capsys):
     assert "images need --weights" in capsys.readouterr().err
 
 
+def test_the_picture_shows_images_as_the_network_sees_them(tmp_path):
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow, of the extra train, is not installed")
+    image, lying = image_module.new("RGB", (40, 20), "black"), image_module.Exif()
+    image.paste("white", (0, 0, 20, 20))  # the left half, which is to be above
+    lying[0x0112] = 6
+    image.save(tmp_path / "lying.png", exif=lying)
+    found = pictures.thumbnail(str(tmp_path / "lying.png"), 100, 100)
+    assert found.size == (20, 40) and found.getpixel((10, 5)) > found.getpixel((10, 35))
+
+
 def test_pickled_features_are_refused(tmp_path, index, capsys):
     np.savez(tmp_path / "q.npz", features=np.array([{}], dtype=object), identity=[0], camera=[0])
     assert cli.main(["match", str(tmp_path / "q.npz"), str(index)]) == 2
     assert "q.npz" in capsys.readouterr().err
+
+
+def test_any_weights_file_has_a_name_that_its_features_can_keep(tmp_path):
+    weights = tmp_path / f"{'x' * 220}\n.safetensors"
+    names = []
+    for content in (b"one", b"another"):
+        weights.write_bytes(content)
+        names.append(network_of(weights))
+        save_features(tmp_path / "f.npz", dataclasses.replace(features(2), origin=Origin(network=names[-1])))
+        assert load_features(tmp_path / "f.npz").origin.network == names[-1]
+    assert names[0] != names[1]
+
+
+def test_features_of_two_networks_are_not_compared(tmp_path, capsys):
+    known = {
+        n: dataclasses.replace(features(9), origin=Origin(network=n)) for n in ("w.safetensors 0a", "w.safetensors 0b")
+    }
+    one, other = known.values()
+    save_features(tmp_path / "q.npz", one)
+    save_features(tmp_path / "g.npz", other)
+    deploy.write_index(tmp_path / "g.index", other)
+    for gallery in ("g.npz", "g.index"):
+        assert cli.main(["match", str(tmp_path / "q.npz"), str(tmp_path / gallery)]) == 2
+        assert "of the network w.safetensors 0b, the queries' of w.safetensors 0a" in capsys.readouterr().err
+    for gallery in (one, features(9)):  # the same, or not known
+        deploy.write_index(tmp_path / "g.index", gallery)
+        assert cli.main(["match", str(tmp_path / "q.npz"), str(tmp_path / "g.index")]) == 0
+
+
+def test_a_number_of_probes_that_asks_for_nothing_is_refused(tmp_path, index):
+    save_features(tmp_path / "q.npz", features(2))
+    assert cli.main(["match", str(tmp_path / "q.npz"), str(index), "--approximate", "0"]) != 0
+
+
+def test_a_modality_chooses_among_the_images_of_a_manifest(tmp_path):
+    rows = [("0.png", "a", "visible", 3), ("1.png", "a", "infrared", 4), ("2.png", "b", "visible", 3)]
+    for name, *_ in rows:
+        (tmp_path / name).write_bytes(b"x")
+    (alone,) = deploy.find_samples(tmp_path / "1.png", Modality.VISIBLE)
+    assert (alone.identity, alone.camera) == ("", -1), "nothing is known of an image without a manifest"
+    lines = ["path,identity,modality,camera", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    found = {modality: deploy.find_samples(tmp_path, modality) for modality in (None, *Modality)}
+    assert [[s.path.name for s in samples] for samples in found.values()] == [
+        ["0.png", "1.png", "2.png"],
+        ["0.png", "2.png"],
+        ["1.png"],
+    ]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines[:2]))
+    with pytest.raises(InputError, match="none of its 1 images is infrared"):
+        deploy.find_samples(tmp_path, Modality.INFRARED)
 
 
 def test_a_link_that_leaves_the_folder_is_refused(tmp_path):

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from . import _library, ops
-from .extras import require
 
 # Distribution, what it is for here, and the extra that brings it.
 PACKAGES = (
@@ -32,6 +31,9 @@ PACKAGES = (
     ("onnx", "export", "export"),
     ("onnxscript", "export", "export"),
     ("onnxruntime", "export", "export"),
+    ("openvino", "export to OpenVINO", "openvino"),
+    ("executorch", "export to ExecuTorch", "executorch"),
+    ("faiss-cpu", "approximate matching", "faiss"),
 )
 _BEST_FIRST = ("native", "triton", "reference")
 _REBUILD = "pip install --no-deps --force-reinstall ."
@@ -115,7 +117,7 @@ def _reasons(backends: dict[str, dict[str, Any]]) -> list[str]:
 
 def _build_info() -> dict[str, Any]:
     try:
-        return require("toplight_ext._core", extra="train").build_info()
+        return importlib.import_module("toplight_ext._core").build_info()
     except ImportError:
         return {}
 

@@ -40,7 +40,7 @@ class Row(NamedTuple):
     op: str
     backend: str
     check: str  # a dtype, "gradcheck" or "opcheck"
-    error: float | None  # the largest, relative
+    error: float | None  # the largest, relative; None where nothing was measured, or no number came out
     verdict: str  # RIGHT, or what is wrong
     milliseconds: float | None = None  # forward + backward
     reference_milliseconds: float | None = None  # of plain PyTorch
@@ -95,7 +95,7 @@ def _judge(check: Callable[[], tuple[float | None, str]]) -> tuple[float | None,
         return None, f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
-def _accuracy(cases: list[Case], device: str, dtype: torch.dtype, quick: bool) -> tuple[float, str]:
+def _accuracy(cases: list[Case], device: str, dtype: torch.dtype, quick: bool) -> tuple[float | None, str]:
     samples = SAMPLES if dtype in TOLERANCE else {"many_channels": MANY_CHANNELS}
     layouts = ("contiguous", "channels_last", "sliced") if quick else LAYOUTS
     largest, wrong = 0.0, None
@@ -108,7 +108,7 @@ def _accuracy(cases: list[Case], device: str, dtype: torch.dtype, quick: bool) -
                     largest = max(largest, math.inf if math.isnan(error) else error)
                     if not error <= allowed:
                         wrong = wrong or f"WRONG: {case.name}, {name}, {layout}: {error:.1e}, allowed {allowed:.1e}"
-    return largest, wrong or RIGHT
+    return largest if math.isfinite(largest) else None, wrong or RIGHT  # JSON has no infinity
 
 
 @contextlib.contextmanager

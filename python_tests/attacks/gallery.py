@@ -63,6 +63,8 @@ _HEADERS = {
     "another array": (lambda header: header.update(x=header["camera"]),),
     "no metadata": (lambda header: header.pop("__metadata__") and None,),
     "metadata of a megabyte": (lambda header: header.update(__metadata__={"format": "x" * 900_000}),),
+    "a network of a megabyte": (_set("__metadata__", network="x" * 900_000),),
+    "a network that is a number": (_set("__metadata__", network=7),),
     "a list": (lambda header: "[]",),
     "JSON without end": (lambda header: "[" * 100_000,),
     "a name twice": (lambda header: json.dumps(header)[:-1] + ', "features": {}}',),

@@ -195,13 +195,14 @@ def attack_commands(attack: Attack, disk: Disk, file: Path, short: bool) -> int:
     ]
     if not short:
         match = ["match", out / "features.npz", out / "features.npz", "--picture", out / "match.png"]
+        int8 = ["--int8", "--calibration", drawn / "train"]
         commands += [
             [*evaluate, out / "features.npz"],
             [*evaluate, out / "features.safetensors"],
             match,
             ["report", run_folder, "--out", out / "report.html"],
             ["data", "preview", file, "--out", out / "preview.png"],
-            ["export", *weights, "--stem", "visible", "--int8-linear", "--out", out / "export"],
+            ["export", *weights, "--stem", "visible", *int8, "--out", out / "export"],
             ["benchmark", out / "export", "--threads", "1", "--repeats", "10", "--csv", out / "latency.csv"],
             ["ablate", rows(file), "--seeds", "1", "--out", out / "ablation"],
         ]

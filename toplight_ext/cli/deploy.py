@@ -12,6 +12,7 @@ from .options import AddCommand, add_json, print_json
 
 _FEATURES = (".npz", ".safetensors")
 _MOST_DRAWN = 10
+_MODALITY = "of images without a manifest; of a manifest those that are meant"
 
 
 def add_commands(command: AddCommand) -> None:
@@ -40,7 +41,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     evaluated.add_argument("--dataset", help="as for `toplight evaluate`")
     evaluated.add_argument("--root", type=Path)
     evaluated.add_argument("--split")
-    evaluated.add_argument("--protocol", help="direction, as infrared->visible")
+    evaluated.add_argument("--protocol", help="direction, as infrared->visible; sysu: all, indoor")
+    evaluated.add_argument("--permutations", type=Path, help="sysu: rand_perm_cam.mat, or agw for AGW's seeds")
     add_json(parser)
 
 
@@ -63,7 +65,7 @@ def _add_embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of images, one image, or CSV manifest")
     _add_network(parser, required=True)
     parser.add_argument("--out", type=Path, required=True, help=".npz, .safetensors, or .index for a gallery index")
-    parser.add_argument("--modality", choices=("visible", "infrared"), help="of images without a manifest")
+    parser.add_argument("--modality", choices=("visible", "infrared"), help=_MODALITY)
     add_json(parser)
 
 
@@ -71,8 +73,8 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", type=Path, help="features, or with --weights images")
     parser.add_argument("gallery", metavar="GALLERY", type=Path, help="gallery index, features, or images")
     _add_network(parser, required=False)
-    parser.add_argument("--query-modality", choices=("visible", "infrared"), help="of images without a manifest")
-    parser.add_argument("--gallery-modality", choices=("visible", "infrared"), help="of images without a manifest")
+    parser.add_argument("--query-modality", choices=("visible", "infrared"), help=_MODALITY)
+    parser.add_argument("--gallery-modality", choices=("visible", "infrared"), help=_MODALITY)
     parser.add_argument("--top", type=int, default=10)
     parser.add_argument(
         "--picture", type=Path, metavar="PNG", help=f"draw the lists of the first {_MOST_DRAWN} queries"
@@ -155,7 +157,7 @@ def _evaluation_set(options):
         raise InputError("--dataset and --root go together")
     if options.dataset is None:
         return None
-    protocol = evaluation.parse_protocol(options.dataset, options.protocol)
+    protocol = evaluation.parse_protocol(options.dataset, options.protocol, permutations=options.permutations)
     metadata = models.read_weights(options.weights).metadata
     origin = inference.origin_of(metadata, options.dataset, options.split)
     return data.load_dataset(options.dataset, options.root, origin.images.name), protocol, origin
@@ -226,9 +228,10 @@ def _match(options) -> int:
         gallery = deploy.GalleryIndex(options.gallery)
     else:
         gallery = deploy.FeatureGallery(_features_or_images(options, options.gallery, options.gallery_modality))
+    deploy.check_network(queries, gallery)
     matches = deploy.search(queries.features, gallery, options.top)
     found = _lists(queries, gallery, matches)
-    if options.approximate:
+    if options.approximate is not None:
         lists = deploy.ApproximateGallery(gallery, probes=options.approximate)
         found["recall"] = deploy.recall(lists.search(queries.features, options.top), matches)
     if options.picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from ..errors import InputError
@@ -144,7 +145,8 @@ def _extract(options):
     ]
     evaluation.check_splits(origins, options.any_split)
     found = []
-    for path, (model, metadata), origin in zip(options.weights, loaded, origins, strict=True):
+    for path, (model, metadata), known in zip(options.weights, loaded, origins, strict=True):
+        origin = dataclasses.replace(known, network=evaluation.network_of(path))
         samples = data.load_dataset(options.dataset, options.root, origin.images.name)
         fed, batch_size, threads = inference.Preprocessing.of(metadata, path), options.batch_size, options.threads
         found.append(inference.extract_features(model, samples, fed, batch_size, device, threads, origin))

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from .lists import modality_of, read_table
 from .samples import ONE_CAMERA, Listing, Sample
-from .tree import natural_key
+from .tree import is_hidden, natural_key
 
 COLUMNS = ("path", "label", "modality")
 
@@ -41,7 +41,7 @@ def face_splits(root: Path) -> list[str | None]:
     """The names of the lists in a folder; of a list itself, no name."""
     if root.is_file():
         return [None]
-    return sorted((file.stem for file in root.glob("*.csv")), key=natural_key)
+    return sorted((file.stem for file in root.glob("*.csv") if not is_hidden(file.name)), key=natural_key)
 
 
 def _sample(fields: dict[str, str], path: Path) -> Sample:

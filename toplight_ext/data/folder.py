@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InputError
 from .header import EXTENSIONS
 from .samples import ONE_CAMERA, Listing, Modality, Sample
-from .tree import Tree
+from .tree import Tree, is_hidden
 
 _SPLITS = ("train", "dev", "val", "valid", "validation", "test")
 
@@ -38,7 +38,8 @@ def list_folder(root: Path, split: str | None = None) -> Listing:
 
 def folder_splits(root: Path) -> list[str | None]:
     """The folders below the root if all of them have the name of a split; otherwise they are classes."""
-    names = [child.name for child in root.iterdir() if child.is_dir()] if root.is_dir() else []
+    children = root.iterdir() if root.is_dir() else ()
+    names = [child.name for child in children if child.is_dir() and not is_hidden(child.name)]
     if names and set(names) <= set(_SPLITS):
         return sorted(names, key=_SPLITS.index)
     return [None]

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError
 from .lists import modality_of, read_table, whole_number
 from .samples import Listing, Modality, Sample
-from .tree import Tree, natural_key
+from .tree import Tree, is_hidden, natural_key
 
 FILE_NAME = "manifest.csv"
 COLUMNS = ("path", "identity", "modality", "camera")
@@ -58,7 +58,8 @@ def write_manifest(file: Path, rows: Iterable[tuple[str, int | str, Modality, in
 
 
 def _below(root: Path) -> list[str]:
-    return sorted((file.parent.name for file in root.glob(f"*/{FILE_NAME}")), key=natural_key)
+    names = (file.parent.name for file in root.glob(f"*/{FILE_NAME}"))
+    return sorted((name for name in names if not is_hidden(name)), key=natural_key)
 
 
 def _sample(fields: dict[str, str], path: Path) -> Sample:

@@ -41,6 +41,11 @@ def is_text(name: str) -> bool:
     return not _NO_TEXT.search(name)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is left alone, as those that file managers and version control leave behind."""
+    return name.startswith(".")
+
+
 class Tree:
     """A data set's folder as its reader sees it.
 
@@ -125,7 +130,7 @@ class Tree:
         try:
             with os.scandir(folder) as entries:
                 # `wanted` follows links, and a broken one is to be named rather than skipped.
-                found = [(e.name, e.is_symlink()) for e in entries if e.name[0] != "." and wanted(e)]
+                found = [(e.name, e.is_symlink()) for e in entries if not is_hidden(e.name) and wanted(e)]
         except OSError as error:
             self.refuse(folder, f"cannot read the folder: {error.strerror}")
             return []

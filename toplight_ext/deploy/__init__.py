@@ -6,7 +6,7 @@ from .embedding import embed, find_samples, load_network, save
 from .export import export
 from .gallery import GalleryIndex, write_index
 from .latency import benchmark
-from .matching import ApproximateGallery, FeatureGallery, Matches, recall, search
+from .matching import ApproximateGallery, FeatureGallery, Matches, check_network, recall, search
 from .parity import Parity, parity_on_images, parity_on_noise
 from .runtimes import Pair, load_exported
 
@@ -19,6 +19,7 @@ __all__ = [
     "Pair",
     "Parity",
     "benchmark",
+    "check_network",
     "embed",
     "export",
     "find_samples",

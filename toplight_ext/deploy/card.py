@@ -65,6 +65,7 @@ def _network(arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
         ("backbone", arguments.get("name")),
         ("neck", arguments.get("neck")),
         ("slices", arguments.get("slices")),
+        ("input layer", arguments.get("input_layer")),
         ("last stride", arguments.get("last_stride")),
         ("blocks of its own per modality", arguments.get("duplicated")),
         ("input, height x width", f"{size[0]} x {size[1]}" if isinstance(size, Sequence) and len(size) == 2 else None),

@@ -42,7 +42,7 @@ class Contract:
     preprocessing: from an image file to the input.
     dimensions: D of the output "embedding", (B, D), after BNNeck and not normalised.
     batch: B of each input; None is dynamic.
-    source: name of the weights file.
+    source: the weights file, as `evaluation.network_of` names it.
     """
 
     stem: Stem

@@ -7,19 +7,19 @@ from pathlib import Path
 
 from torch import nn
 
-from ..data import Modality, Sample, load_dataset
+from ..data import Modality, Sample, load_dataset, of_modality
 from ..data.header import EXTENSIONS
 from ..data.manifest import FILE_NAME
 from ..data.tree import Tree
 from ..errors import InputError
-from ..evaluation import Features, save_features
-from ..inference import Preprocessing, extract_features
+from ..evaluation import Features, Origin, network_of, save_features
+from ..inference import AFTER_NECK, Preprocessing, extract_features
 from ..models import load_weights
 from .gallery import ENDING, write_index
 from .runtimes import ENDINGS, Pair, load_exported
 
 UNKNOWN = ""  # identity of an image that nobody labelled
-_NO_CAMERA = 0
+_NO_CAMERA = -1
 
 
 def find_samples(source: str | Path, modality: Modality | None = None) -> list[Sample]:
@@ -27,7 +27,8 @@ def find_samples(source: str | Path, modality: Modality | None = None) -> list[S
 
     Args:
         source: a CSV manifest, a folder with manifest.csv, a folder of images at any depth, or one image.
-        modality: of images without a manifest; their identity is unknown, "".
+        modality: of images without a manifest, whose identity is unknown, "", and their camera, -1; of a manifest
+            it chooses the images, and None all of them.
 
     Raises:
         InputError: there is no such file or no image, a link leads out of the folder, or no modality is given where it
@@ -35,7 +36,7 @@ def find_samples(source: str | Path, modality: Modality | None = None) -> list[S
     """
     source = Path(source)
     if source.suffix == ".csv" or (source / FILE_NAME).is_file():
-        return load_dataset("csv", source)
+        return _of_manifest(source, modality)
     if source.is_dir():
         tree = Tree(source)
         images = tree.all_images(source)
@@ -50,6 +51,14 @@ def find_samples(source: str | Path, modality: Modality | None = None) -> list[S
     if modality is None:
         raise InputError(f"{source}: say whether its images are visible or infrared, or write a {FILE_NAME}")
     return [Sample(image, UNKNOWN, modality, _NO_CAMERA) for image in images]
+
+
+def _of_manifest(source: Path, modality: Modality | None) -> list[Sample]:
+    samples = load_dataset("csv", source)
+    chosen = samples if modality is None else of_modality(samples, modality)
+    if not chosen:
+        raise InputError(f"{source}: none of its {len(samples)} images is {modality.value}")
+    return chosen
 
 
 def load_network(files: Sequence[str | Path], threads: int = 2) -> tuple[nn.Module, Preprocessing]:
@@ -71,7 +80,9 @@ def embed(
 ) -> Features:
     """Features after BNNeck of the samples, as `toplight evaluate` has them; errors as `load_network`."""
     network, preprocessing = load_network(files, threads)
-    return extract_features(network, samples, preprocessing, batch_size, device, threads)
+    name = network.source if isinstance(network, Pair) else network_of(files[0])
+    origin = Origin(AFTER_NECK, flip=False, network=name)
+    return extract_features(network, samples, preprocessing, batch_size, device, threads, origin)
 
 
 def save(path: str | Path, features: Features) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..data import Modality, Sample
 from ..errors import InputError
+from ..evaluation import network_of
 from ..extras import require
 from ..files import replacing, write_text
 from ..inference import Preprocessing
@@ -83,11 +85,11 @@ def export(
     preprocessing = Preprocessing.of(metadata, weights)
     files: dict[Path, Contract] = {}
     for stem in stems:
-        contract = Contract(stem, preprocessing, model.neck.out_channels, batch, Path(weights).name)
+        contract = Contract(stem, preprocessing, model.neck.out_channels, batch, network_of(weights))
         module = BothStems(model) if stem == "both" else SingleStem(model, Modality(stem))
         for path in _write_formats(module.eval(), contract, Path(out), formats, opset, calibration):
             fixed = path.suffix == ".pte" and batch is None
-            files[path] = Contract(stem, preprocessing, contract.dimensions, 1 if fixed else batch, contract.source)
+            files[path] = dataclasses.replace(contract, batch=1) if fixed else contract
     listed = {path.name: contract.to_json() for path, contract in files.items()}
     write_text(Path(out) / METADATA, json.dumps({"model": model.arguments, "files": listed}, indent=1))
     return list(files)

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..evaluation import Features
+from ..evaluation import Features, Origin, unit_rows
 from ..files import check_file, replacing
 from ..text import plain
 
 ENDING = ".index"
-FORMAT = "1"
+_KIND = {"format": "1", "toplight_ext": "gallery index"}
 _TEXTS = ("path", "identity", "modality")
 _ROWS = 8192  # written at once
 _MOST_HEADER = 1 << 20
@@ -48,17 +48,13 @@ def write_index(path: str | Path, features: Features) -> Path:
     path = Path(path)
     if path.suffix != ENDING:
         raise InputError(f"{path}: expected a file ending in {ENDING}")
-    zero = np.flatnonzero(~features.features.any(axis=1))
-    if len(zero):
-        raise InputError(f"{path}: feature {zero[0]} has length 0 and so no cosine")
     columns = {"camera": features.camera.astype(np.int64)}
     for name, array in zip(_TEXTS, (features.paths, features.identity, features.modality), strict=True):
         columns |= _text_columns(name, len(features), array)
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(_header(features.features.shape, columns))
+        file.write(_header(features, columns))
         for first in range(0, len(features), _ROWS):
-            block = features.features[first : first + _ROWS].astype(np.float32)
-            block /= np.linalg.norm(block, axis=1, keepdims=True)
+            block = unit_rows(features.features[first : first + _ROWS], f"{path}: feature", first)
             file.write(block.astype(np.float16).tobytes())
         for array in columns.values():
             file.write(array.tobytes())
@@ -71,11 +67,13 @@ def _text_columns(name: str, rows: int, array: np.ndarray | None) -> dict[str, n
     return {f"{name}_offsets": offsets, f"{name}_bytes": np.frombuffer(b"".join(texts), np.uint8)}
 
 
-def _header(shape: tuple[int, int], columns: dict[str, np.ndarray]) -> bytes:
-    arrays = {"features": ("F16", shape), **{name: (_code(array), array.shape) for name, array in columns.items()}}
-    fields, start = {"__metadata__": {"format": FORMAT, "toplight_ext": "gallery index"}}, 0
+def _header(features: Features, columns: dict[str, np.ndarray]) -> bytes:
+    arrays = {"features": ("F16", features.features.shape)}
+    arrays |= {name: (_code(array), array.shape) for name, array in columns.items()}
+    network = {"network": features.origin.network} if features.origin.network else {}
+    fields, start = {"__metadata__": {**_KIND, **network}}, 0
     for name, (code, extent) in arrays.items():
-        end = start + int(np.prod(extent)) * np.dtype(_DTYPES[code]).itemsize
+        end = start + math.prod(extent) * np.dtype(_DTYPES[code]).itemsize
         fields[name] = {"dtype": code, "shape": list(extent), "data_offsets": [start, end]}
         start = end
     text = json.dumps(fields).encode()
@@ -93,6 +91,9 @@ class GalleryIndex:
     Args:
         path: as `write_index` writes it.
 
+    Attributes:
+        network: of which the features are, as `Origin` has it.
+
     Raises:
         InputError: the file is absent, truncated, foreign, of another version, or its header does not fit itself.
     """
@@ -103,7 +104,7 @@ class GalleryIndex:
             check_file(self.path)
             size = os.path.getsize(self.path)
             with open(self.path, "rb") as file:
-                fields, start = _read_header(file, size)
+                fields, start, self.network = _read_header(file, size)
             self._arrays = {name: self._mapped(code, shape, start + at) for name, (code, shape, at) in fields.items()}
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror or error}") from error
@@ -148,14 +149,15 @@ class GalleryIndex:
         return found[start:end].tobytes().decode("utf-8", errors="replace")
 
 
-def _read_header(file, size: int) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int]:
-    """Name -> (dtype, shape, offset after the header), and where that is; raises unless all fits the file."""
+def _read_header(file, size: int) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int, str | None]:
+    """Name -> (dtype, shape, offset after the header), where that is, the network; raises unless all fits the file."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > min(_MOST_HEADER, size):
         raise ValueError("its header is longer than the file")
     header = json.loads(file.read(length))
     metadata = header.pop("__metadata__")
-    if metadata != {"format": FORMAT, "toplight_ext": "gallery index"}:
+    network = Origin.from_json({"network": metadata.pop("network", None)}).network
+    if metadata != _KIND:
         raise ValueError(f"its metadata are {str(metadata)[:80]}")
     rows, dimensions = header["features"]["shape"]
     expected = {"features": ("F16", (rows, dimensions)), "camera": ("I64", (rows,))}
@@ -173,4 +175,4 @@ def _read_header(file, size: int) -> tuple[dict[str, tuple[str, tuple[int, ...],
         fields[name], position = (code, shape, position), end
     if header or 8 + length + position != size:
         raise ValueError(f"it has {size} bytes, its header promises {8 + length + position}")
-    return fields, 8 + length
+    return fields, 8 + length, network

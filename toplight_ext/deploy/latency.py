@@ -81,7 +81,7 @@ def benchmark(
 
     Args:
         files: exported networks, or weights (.safetensors) for PyTorch.
-        repeats: timed runs of each.
+        repeats: timed runs of each, or as many more as make whole bursts of ten.
 
     Raises:
         InputError: a number out of range, a file that does not load, or one of a fixed batch other than asked for.

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..evaluation import Features, Labels, nearest
+from ..evaluation import Features, Labels, nearest, unit_rows
 from ..extras import require
+from ..text import plain
 from .gallery import Entry, GalleryIndex
 
 _ROWS = 4096  # of an index at a time: 12 MiB in float32 at 768 numbers a row, which stays in the cache
-_NO_CAMERA = -1
 
 
 class Matches(NamedTuple):
@@ -28,8 +28,8 @@ class FeatureGallery:
     """Features in memory, with the same interface as a GalleryIndex."""
 
     def __init__(self, features: Features):
-        self._features = features
-        self._unit = _unit(features.features, "gallery feature")
+        self._features, self.network = features, features.origin.network
+        self._unit = unit_rows(features.features, "gallery feature").astype(np.float32, copy=False)
 
     def __str__(self) -> str:
         return "gallery"
@@ -61,6 +61,16 @@ def entry_of(features: Features, row: int) -> Entry:
 Gallery = GalleryIndex | FeatureGallery
 
 
+def check_network(queries: Features, gallery: Gallery) -> None:
+    """Raises InputError if queries and gallery are known to be of different networks, whose features do not compare."""
+    networks = queries.origin.network, gallery.network
+    if None not in networks and networks[0] != networks[1]:
+        raise InputError(
+            f"{gallery}: its features are of the network {plain(networks[1])}, the queries' of {plain(networks[0])}: "
+            "embed both with one"
+        )
+
+
 def search(query: np.ndarray, gallery: Gallery, top: int = 10, threads: int | None = None) -> Matches:
     """The `top` nearest rows of a gallery, exactly: every row is looked at, sums are in float32.
 
@@ -76,7 +86,7 @@ def search(query: np.ndarray, gallery: Gallery, top: int = 10, threads: int | No
     Raises:
         InputError: sizes that do not fit, a feature of length 0, or a gallery with a number that is not finite.
     """
-    query = unit_rows(query, gallery.dimensions)
+    query = _unit_queries(query, gallery.dimensions)
     if top < 1:
         raise InputError(f"top {top}: expected at least 1")
     rows = np.empty((len(query), 0), np.int64)
@@ -93,7 +103,7 @@ def search(query: np.ndarray, gallery: Gallery, top: int = 10, threads: int | No
     return Matches(rows, np.square(distances) / 2)
 
 
-def unit_rows(features: np.ndarray, dimensions: int) -> np.ndarray:
+def _unit_queries(features: np.ndarray, dimensions: int) -> np.ndarray:
     """(Q, D) features brought to length 1, float32.
 
     Raises:
@@ -104,14 +114,7 @@ def unit_rows(features: np.ndarray, dimensions: int) -> np.ndarray:
             f"query features have the shape {features.shape}, the gallery's {dimensions} columns: "
             "they come from different networks"
         )
-    return _unit(features, "query")
-
-
-def _unit(features: np.ndarray, what: str) -> np.ndarray:
-    length = np.linalg.norm(features.astype(np.float32), axis=1, keepdims=True)
-    if not length.all():
-        raise InputError(f"{what} {np.flatnonzero(length == 0)[0]} has length 0 and so no cosine")
-    return (features / length).astype(np.float32)
+    return unit_rows(features, "query").astype(np.float32, copy=False)
 
 
 def recall(found: Matches, exact: Matches) -> float:
@@ -162,13 +165,14 @@ class ApproximateGallery:
 
     def search(self, query: np.ndarray, top: int = 10) -> Matches:
         """As the exact `search`; -1 and infinity where the clusters hold fewer rows."""
-        cosines, rows = self._index.search(unit_rows(query, self._dimensions), top)
+        cosines, rows = self._index.search(_unit_queries(query, self._dimensions), top)
         return Matches(rows, np.where(rows < 0, np.inf, 1 - cosines).astype(np.float32))
 
 
 def _labels(count: int) -> Labels:
-    """Labels that filter nothing."""
-    return Labels(np.zeros(count, np.int64), np.full(count, _NO_CAMERA))
+    """Labels of images of which nothing is known: without a filter they do not matter."""
+    unknown = np.zeros(count, np.int64)
+    return Labels(unknown, unknown)
 
 
 @contextlib.contextmanager

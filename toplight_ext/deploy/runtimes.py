@@ -225,7 +225,7 @@ class Pair(nn.Module):
                 if modality in self._by_modality:
                     raise InputError(f"{network.file}: takes {modality.value} images, as {first.file} does; leave one")
                 self._by_modality[modality] = network
-        self.preprocessing = first.contract.preprocessing
+        self.preprocessing, self.source = first.contract.preprocessing, first.contract.source
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

@@ -5,9 +5,9 @@ from .features import Features, load_features, save_features
 from .formats import table, to_csv, to_latex
 from .llcm import LLCM
 from .names import parse_protocol
-from .origin import Origin, Split, check_splits
+from .origin import Origin, Split, check_splits, network_of
 from .protocols import Direction, Faces, Generic, Protocol, RegDB, Trial
-from .ranking import CameraFilter, Labels, Ranking, Reranking, nearest, rank_distances, rank_features
+from .ranking import CameraFilter, Labels, Ranking, Reranking, nearest, rank_distances, rank_features, unit_rows
 from .scores import RankedLists, Result, TrialResult, evaluate, ranked_lists
 from .sysu import SysuMM01, load_permutations
 from .verification import verification_rates
@@ -38,6 +38,7 @@ __all__ = [
     "load_features",
     "load_permutations",
     "nearest",
+    "network_of",
     "pair_distances",
     "parse_protocol",
     "projection",
@@ -48,5 +49,6 @@ __all__ = [
     "table",
     "to_csv",
     "to_latex",
+    "unit_rows",
     "verification_rates",
 ]

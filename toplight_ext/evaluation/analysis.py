@@ -8,7 +8,7 @@ import numpy as np
 
 from .features import Features
 from .protocols import Protocol
-from .ranking import Metric
+from .ranking import Metric, unit_rows
 from .scores import ranked_lists
 
 _BINS = 60
@@ -60,7 +60,7 @@ def projection(features: Features, protocol: Protocol, metric: Metric = "cosine"
     rows = np.concatenate([side[spread(len(side), _MOST_POINTS)] for side in trial])
     chosen = features.features[rows].astype(np.float64)
     if metric == "cosine":
-        chosen /= np.linalg.norm(chosen, axis=1, keepdims=True)
+        chosen = unit_rows(chosen)
     chosen -= chosen.mean(axis=0)
     _, singular, directions = np.linalg.svd(chosen, full_matrices=False)
     plane = np.zeros((2, chosen.shape[1]))

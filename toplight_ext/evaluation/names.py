@@ -29,8 +29,8 @@ def parse_protocol(
     """The protocol that the words of the command line name.
 
     Args:
-        dataset: sysu, regdb, llcm, oulu, buaa, faces, or csv, folder, synthetic for the generic protocol.
-        protocol: for sysu all (default) or indoor; for faces nothing; else the direction, infrared->visible
+        dataset: sysu, regdb, llcm, oulu, buaa, or csv, folder, synthetic for the generic protocol.
+        protocol: for sysu all (default) or indoor; for oulu and buaa nothing; else the direction, infrared->visible
             or visible->infrared, which is the default of regdb; for llcm also deen:visible->infrared.
         shots: for sysu, 1 or 10.
         permutations: for sysu, the file rand_perm_cam.mat, or agw for the seeds of AGW's public code.
@@ -85,5 +85,4 @@ _BY_DIRECTION: dict[str, Callable[[str | None], Protocol]] = {
     "llcm": _llcm,
     "oulu": _faces,
     "buaa": _faces,
-    "faces": _faces,
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..text import plain
 
 _LONGEST = 200  # characters of a name, which every result repeats
 
@@ -48,6 +51,7 @@ class Origin:
     flip: bool | None = None  # True: the mean of an image's feature and its mirror image's
     images: Split | None = None  # what the features are of
     training: Split | None = None  # what the network was trained on
+    network: str | None = None  # as `network_of` names its weights
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -57,7 +61,9 @@ class Origin:
         """Raises TypeError, ValueError or AttributeError unless `to_json` made the fields."""
         if not isinstance(fields.get("feature"), str | None) or not isinstance(fields.get("flip"), bool | None):
             raise TypeError("feature must be text, flip true or false")
-        _check_words(fields.get("feature"))
+        if not isinstance(fields.get("network"), str | None):
+            raise TypeError("network must be text")
+        _check_words(fields.get("feature"), fields.get("network"))
         splits = {name: Split.from_json(fields[name]) for name in ("images", "training") if fields.get(name)}
         return cls(**{**fields, **splits})
 
@@ -68,6 +74,11 @@ class Origin:
             return False
         trials = self.images.trial, self.training.trial
         return None not in trials and trials[0] != trials[1]
+
+
+def network_of(weights: str | Path) -> str:
+    """The name of a weights file, which is the same in every run, and the beginning of its SHA-256."""
+    return f"{plain(Path(weights).name)} {hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]}"
 
 
 def check_splits(origins: Sequence[Origin], any_split: bool = False) -> None:

@@ -213,8 +213,24 @@ def _reranked(query: np.ndarray, gallery: np.ndarray, metric: Metric, reranking:
     """Arguments of the core: queries and gallery in one array, the number of queries, the constants."""
     images = np.concatenate([query, gallery])
     if metric == "cosine":
-        images /= np.linalg.norm(images, axis=1, keepdims=True)
+        images = unit_rows(images)
     return images, len(query), reranking.k1, reranking.k2, reranking.lambda_
+
+
+def unit_rows(features: np.ndarray, what: str = "feature", first: int = 0) -> np.ndarray:
+    """(N, D) features brought to length 1, in their type; the lengths are taken in double precision.
+
+    Args:
+        what, first: name and number of the first row, for errors.
+
+    Raises:
+        InputError: a feature has length 0.
+    """
+    lengths = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))
+    zero = np.flatnonzero(lengths == 0)
+    if len(zero):
+        raise InputError(f"{what} {first + zero[0]} has length 0 and so no cosine")
+    return features / lengths[:, None].astype(features.dtype)
 
 
 def _rank(function: str, arguments: tuple, labels, cmc: Cmc, threads: int | None) -> Ranking:

@@ -89,9 +89,8 @@ class SysuMM01:
     def trials(self, features: Features) -> Iterator[Trial]:
         query = self._rows(features, self.query_cameras)
         images = cells(features, self._rows(features, self.gallery_cameras))
-        yield from self._seeded(features, query, images) if self.permutations is None else self._official(
-            features, query, images
-        )
+        drawn = self._seeded if self.permutations is None else self._official
+        yield from drawn(features, query, images)
 
     def _seeded(self, features: Features, query: np.ndarray, images: list[np.ndarray]) -> Iterator[Trial]:
         for cell in images:

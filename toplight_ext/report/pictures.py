@@ -23,8 +23,8 @@ INK, MUTED, _GREY = "#1f2328", "#59636e", "#e4e7eb"
 
 
 def thumbnail(path: str, width: int, height: int):
-    """The image at `path` as RGB, shrunk to fit width x height; a sentence if there is none to show."""
-    pillow = require("PIL.Image", extra="train")
+    """The image at `path` as RGB, upright, shrunk to fit width x height; a sentence if there is none to show."""
+    pillow, pillow_ops = (require(f"PIL.{name}", extra="train") for name in ("Image", "ImageOps"))
     if not os.path.isfile(path):  # nor is a pipe or a device opened, which might not end
         return "no such file"
     try:
@@ -32,7 +32,7 @@ def thumbnail(path: str, width: int, height: int):
             if image.width * image.height > _MOST_PIXELS:
                 return "too large"
             image.draft("RGB", (2 * width, 2 * height))
-            image = image.convert("RGB")
+            image = pillow_ops.exif_transpose(image).convert("RGB")  # as the network sees it
             image.thumbnail((width, height))
             return image
     except Exception:  # decoders of foreign bytes raise almost anything, and a report shows the rest all the same
