@@ -44,6 +44,21 @@ def test_a_base_needs_a_place():
     assert load_recipe("agw", base="regdb", overrides=["name=x"]).data.name == "regdb"
 
 
+def test_an_ablation_that_cannot_end_does_not_begin(tmp_path):
+    """No seed, a seed that would be passed over in silence, and a last row that no network can be made of."""
+    base, table, out = write_tiny_recipe(tmp_path), tmp_path / "table", tmp_path / "out"
+    table.mkdir()
+    for row, neck in (("1", "gap"), ("2", "gapp")):
+        (table / f"{row}.toml").write_text(f'base = "base"\nname = "{row}"\nmodel = {{ neck = "{neck}" }}\n')
+    with pytest.raises(InputError, match="seeds = 0"):
+        ablate(str(table), out, base=base, seeds=0)
+    with pytest.raises(InputError, match="--seeds"):
+        ablate(str(table), out, base=base, overrides=["seed=7"])
+    with pytest.raises(InputError, match="unknown neck 'gapp'"):
+        ablate(str(table), out, base=base)
+    assert not out.exists()
+
+
 def test_stages_are_not_shared_across_seeds_or_data():
     one = load_recipe("demo")
     assert shared_stages(one, one) == one.stages

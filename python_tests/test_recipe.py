@@ -6,6 +6,7 @@ import typing
 import pytest
 
 from toplight_ext.errors import InputError
+from toplight_ext.evaluation import parse_protocol
 from toplight_ext.training import installed_recipes, load_recipe
 from toplight_ext.training.recipe import Recipe, recipe_to_toml
 
@@ -64,6 +65,13 @@ def test_every_installed_recipe_loads(name):
     assert load_recipe(name, data).stages
 
 
+@pytest.mark.parametrize("name", ["regdb", "llcm", "oulu", "buaa"])
+def test_a_published_set_is_evaluated_by_its_recipe_as_by_toplight_evaluate(name):
+    settings = load_recipe(name).evaluation
+    own = parse_protocol(name, settings.protocol, settings.shots, None)
+    assert own == parse_protocol(name, None, 1, None)
+
+
 def test_a_base_is_merged_key_by_key(recipe_file):
     recipe_file(MINIMAL, "base.toml")
     recipe = load_recipe(recipe_file('base = "base.toml"\n[vi]\nmargin = 0.5\n', "change.toml"))
@@ -80,12 +88,20 @@ def test_overrides_take_toml_values_and_bare_words(recipe_file):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("vi.epochz=3", "unknown key 'vi.epochz': did you mean 'epochs'"),
-        ("vi.epochs=many", "'vi.epochs' should be int, not 'many'"),
-        ("vi.epochs=true", "'vi.epochs' should be int, not True"),
-        ("size=[64]", "'size' should be"),
+        ("vi.epochz=3", "recipe.toml with its --set: unknown key 'vi.epochz': did you mean 'epochs'"),
+        ("vi.epochs=many", "'vi.epochs' should be a whole number, not 'many'"),
+        ("vi.epochs=true", "'vi.epochs' should be a whole number, not True"),
+        ("vi.gray=True", "'vi.gray' should be true or false, not 'True'"),
+        ("size=[64]", "'size' should be a list of 2 whole numbers, not [64]"),
+        ("vi.optimiser.milestones=20", "should be a list of numbers, not 20"),
+        ("data.root=2024", "'data.root' should be text, not 2024; text that reads as .* needs double quotes"),
+        ("data.split=1", "'data.split' should be text, not 1; .* double quotes"),
+        ("model=gap", "'model' should be a table, not 'gap'"),
+        ("top=true", "'top' should be a table or false, which leaves it out, not True"),
+        ("vi.temperature=0", "vi.temperature = 0.0: expected"),
+        ("test.cache=decoded", "test.cache has no use"),
+        ("pretrain.batch_size=1", "pretrain.batch_size = 1: BatchNorm needs"),
         ("vi.optimiser.name=adam", "'vi.optimiser.name' should be one of 'adamw', 'sgd'"),
-        ("vi=3", "'vi' should be"),
         ("vi.visible.generic.crop_scale=[2.0, 3.0]", "crop_scale"),
         ("novalue", "expected KEY=VALUE"),
         ("vi.optimiser.schedule=step", "needs milestones"),

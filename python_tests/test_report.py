@@ -19,7 +19,7 @@ from toplight_ext.errors import InputError
 from toplight_ext.report import ranked_picture, text_table, write_report
 from toplight_ext.report.figures import binned
 from toplight_ext.report.pictures import choose, thumbnail
-from toplight_ext.report.run import Picture, Query
+from toplight_ext.report.run import Picture, Query, read_run
 from toplight_ext.report.text import difference, duration, plain, rate
 
 pytest.importorskip("matplotlib")
@@ -48,6 +48,18 @@ def test_page_holds_what_the_run_holds(run):
     assert "Not all is here" not in page.text
 
 
+def test_looks_at_the_dev_split_are_drawn_below_the_loss(tmp_path):
+    folder = write_run(tmp_path / "run")
+    assert "dev" not in Page(write_report([folder])).text
+    lines = [{"stage": "vi", "step": step, "mAP": step / 1000} for step in (100, 400)]
+    (folder / "dev.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "torn", encoding="utf-8")
+    stages = {stage.name: stage for stage in read_run(folder).stages}
+    np.testing.assert_array_equal(stages["vi"].looks, [[100, 400], [0.1, 0.4]])
+    assert stages["top"].looks.shape == (2, 0)
+    page = Page(write_report([folder]))
+    assert page.text.count("mAP, %") == 1 and "dev.jsonl: 1 line could not be read." in page.text
+
+
 def test_ranked_lists_show_images_with_words_and_signs(run):
     page = Page(write_report([run]))
     images = [attributes for tag, attributes in page.elements if tag == "img"]
@@ -69,16 +81,17 @@ def test_ranked_lists_show_images_with_words_and_signs(run):
 
 def test_runs_side_by_side(tmp_path):
     first = write_run(tmp_path / "a" / "run")
-    better = [result("top", 0.341, 0.4), result("vi", 0.45, 0.5)]
+    better = [result("top", 0.341, 0.4), result("vi", 0.45, 0.5, label="VI + another neck")]
     second = write_run(tmp_path / "b" / "run", 'name = "demo"\n\n[vi]\nepochs = 30\n', better)
     page = Page(write_report([first, second]))
     assert (first / "comparison.html").is_file() and not (first / "report.html").exists()
     page.assert_closed_to_the_outside()
     rows = page.rows()
-    assert rows[1][:2] == [["1:", "run"], ["41.3"]]
-    assert rows[2][:2] == [["2:", "run"], ["45.0", "(best)", "+3.7"]]
+    assert rows[1][:2] == [["1:", "demo", "(run)"], ["41.3"]]
+    assert rows[2][:2] == [["2:", "demo", "(run)"], ["45.0", "(best)", "+3.7"]]
     assert [["TOP"], ["34.1"], ["34.1", "±0.0"]] in rows and [["SOUP"], ["33.3"], ["–"]] in rows
     assert [["vi.epochs"], ["20"], ["30"]] in rows
+    assert [["vi"], ["41.3"], ["45.0", "+3.7"]] in rows  # by no one's words
     assert not any(row[0] == ["name"] for row in rows)  # the same in both
 
 
@@ -97,18 +110,19 @@ def test_features_and_slices(run):
 
 def test_runs_that_differ_in_the_seed_are_averaged(tmp_path):
     recipe = 'name = "{}"\nseed = {}\n\n[vi]\nepochs = {}\n'
-    runs = [
-        write_run(tmp_path / name, recipe.format(name, seed, epochs), [result("vi", 0.3, value)])
+    runs = [  # in folders as `toplight ablate` names them, of which the last part says nothing of the recipe
+        write_run(tmp_path / name / f"seed_{seed}", recipe.format(name, seed, epochs), [result("vi", 0.3, value)])
         for name, seed, epochs, value in (
-            ("a", 0, 20, 0.40),
-            ("b", 1, 20, 0.44),
-            ("c", 0, 30, 0.52),
-            ("d", 1, 30, 0.48),
+            ("short", 0, 20, 0.40),
+            ("short", 1, 20, 0.44),
+            ("long", 0, 30, 0.52),
+            ("long", 1, 30, 0.48),
         )
     ]
     rows = Page(write_report(runs)).rows()
-    first = next(row for row in rows if row[0] == ["1:", "a", "(2", "seeds)"])
-    second = next(row for row in rows if row[0] == ["3:", "c", "(2", "seeds)"])
+    first = next(row for row in rows if row[0] == ["short", "(2", "seeds)"])
+    second = next(row for row in rows if row[0] == ["long", "(2", "seeds)"])
+    assert any(row[0] == ["4:", "long", "(seed_1)"] for row in rows)
     assert first[5] == ["42.0", "±", "2.8"]  # 2 * sqrt(2)
     assert second[5] == ["50.0", "±", "2.8", "(best)", "+8.0"]
     assert not any("seeds)" in row[0] for row in Page(write_report([runs[0], runs[2]])).rows())

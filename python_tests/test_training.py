@@ -120,14 +120,46 @@ def test_a_run_that_is_stopped_in_every_stage_resumes_to_the_same_bits(recipe_fi
     assert_same_outcome(folder, finished.folder)
 
 
-def test_nothing_is_written_for_a_data_set_that_is_not_there(recipe_file, tmp_path):
-    with pytest.raises(InputError, match="nowhere"):
-        training.start(training.load_recipe(recipe_file, ["data.name=csv", "data.root=nowhere"]), tmp_path / "run")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.name=csv", "data.root=nowhere"], r"nowhere.*the recipe's \[data\]"),
+        (["evaluation.protocol=all-search"], r"'all-search'.*the recipe's \[evaluation\]"),
+        (["model.neck=fdrr"], "unknown neck 'fdrr'"),
+        (["model.groups=7"], "the nearest valid G is 8"),
+        (["vi.identities=100"], "8 identities have both"),
+        (["top.batch_size=100"], "drawn from 24 samples"),
+        (["model.pretrained=nofile.pth"], "nofile.pth: no such file"),
+        (["weights=nofile.safetensors"], "nofile.safetensors: no such file"),
+    ],
+)
+def test_what_the_last_stage_would_refuse_is_found_before_anything_is_written(
+    recipe_file, tmp_path, overrides, message
+):
+    with pytest.raises(InputError, match=message):
+        training.start(training.load_recipe(recipe_file, overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_starts_from_what_a_stage_of_another_left(finished, run_vi, capsys):
+    """From the soup, to the very weights of the run that made it; from TOP, whose paths stay apart.
+
+    Data that the base has for stages which are left out need not be there.
+    """
+    unused = "pretraining_data={name='imagenet', root='nowhere', split='train'}"
+    again = run_vi(f"weights='{finished.weights('soup')}'", unused)
+    ours, theirs = (models.read_weights(run.weights("vi")).state for run in (again, finished))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert "[test]" not in capsys.readouterr().err
+    apart = run_vi(f"weights='{finished.weights('top')}'", "vi.epochs=1", "test.split=train", name="apart")
+    assert "[test] is what [data] trains on" in capsys.readouterr().err
+    assert models.read_weights(apart.weights("vi")).arguments["duplicated"] == 4
+    with pytest.raises(InputError, match=r"vi\.safetensors: weights of a dual-path network, .* by its key weights"):
+        run_vi(f"model.pretrained='{finished.weights('vi')}'", name="foreign")
+
+
 def test_a_folder_that_holds_something_is_refused(recipe_file, finished, tmp_path):
-    with pytest.raises(InputError, match="toplight resume"):
+    with pytest.raises(InputError, match=r"go on with its run by toplight resume .* or give another --out"):
         training.start(training.load_recipe(recipe_file), finished.folder)
     with pytest.raises(InputError, match="holds no run"):
         training.resume(tmp_path)

@@ -25,7 +25,12 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
     """What may be changed in a recipe."""
     parser.add_argument("--base", metavar="RECIPE", help="in place of the installed recipe that it is based on")
     parser.add_argument(
-        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="change one key"
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one key, as vi.epochs=5; again for others",
     )
 
 

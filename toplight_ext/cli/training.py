@@ -14,7 +14,7 @@ def add_commands(command: AddCommand) -> None:
     add_json(train)
 
     resume = command("resume", _resume, "Continue a run that was stopped.")
-    resume.add_argument("folder", metavar="DIR", type=Path)
+    resume.add_argument("folder", metavar="DIR", type=Path, help="of the run")
     add_json(resume)
 
     ablate = command("ablate", _ablate, "Train the rows of a table with several seeds; what is there already is kept.")
@@ -26,10 +26,10 @@ def add_commands(command: AddCommand) -> None:
 
     soup = command("soup", _soup, "Average weights uniformly, and the two paths of TOP weights with them.")
     soup.add_argument("weights", metavar="WEIGHTS", nargs="+", type=Path, help="as written by `toplight train`")
-    soup.add_argument("--out", type=Path, required=True)
+    soup.add_argument("--out", type=Path, required=True, help="weights file to write")
 
     report = command("report", _report, "Write one self-contained HTML report of one or several runs.")
-    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a run; several are compared")
     report.add_argument("--out", type=Path, help="default: report.html, of several runs comparison.html, in the first")
 
 

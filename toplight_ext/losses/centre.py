@@ -12,9 +12,9 @@ from .metric import euclidean_distances, full_precision
 class CentreLoss(nn.Module):
     """Centre loss (Wen et al., 2016): half the squared distance of a feature to the centre of its identity.
 
-    The mean over the batch, where the paper has the sum. The centres are parameters that the optimiser moves with
-    the others (our choice; the paper gives them a rule and a rate of their own); they start at random, as in the
-    public code of Luo et al. (2019).
+    The mean over the batch, where the paper has the sum. The centres are parameters that the optimiser moves
+    and decays with the others (our choice; the paper gives them a rule and a rate of their own); they start at
+    random, as in the public code of Luo et al. (2019).
 
     Args:
         num_classes: identities.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from .metric import full_precision
+
 
 def symmetric_kl(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     """Symmetric Kullback-Leibler divergence of two softmaxes, in nats, averaged over the batch.
@@ -12,7 +14,8 @@ def symmetric_kl(logits_a: Tensor, logits_b: Tensor) -> Tensor:
     (KL(p || q) + KL(q || p)) / 2 = sum (p - q) (log p - log q) / 2, gradients to both sides; halved so
     that it is the mean of its two directions (our choice). (B, K), (B, K) -> scalar.
     """
-    log_a, log_b = F.log_softmax(logits_a, dim=1), F.log_softmax(logits_b, dim=1)
+    # Near each other they differ by less than half precision tells, in which autocast leaves them on a CPU.
+    log_a, log_b = (F.log_softmax(full_precision(logits), dim=1) for logits in (logits_a, logits_b))
     return ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(1).mean() / 2
 
 

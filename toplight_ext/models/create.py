@@ -18,7 +18,7 @@ from ..nn import Neck, ShuffleAttention, create_input, create_neck
 from .backbones import find_partition
 from .blocks import BLOCKS, Partition, block_of, block_sizes, cut, is_within, set_last_stride
 from .network import DualPathNetwork
-from .state import check_state
+from .state import check_state, duplicated_blocks
 from .tensor_files import read_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -143,6 +143,11 @@ def load_pretrained(root: nn.Module, partition: Partition, path: Path) -> Pretra
         InputError: the file cannot be read, or its tensors are not exactly those of the backbone.
     """
     state = read_checkpoint(path)
+    if duplicated_blocks(state) or any(key.startswith("shared.block") for key in state):
+        raise InputError(
+            f"{path}: weights of a dual-path network, and no checkpoint of the plain backbone; load_weights rebuilds "
+            "their network, and a recipe starts from them by its key weights"
+        )
     left_out = tuple(key for key in state if is_within(key, partition.left_out))
     state = {key: tensor for key, tensor in state.items() if key not in left_out}
     expected = {key: tensor for key, tensor in root.state_dict().items() if not is_within(key, partition.left_out)}

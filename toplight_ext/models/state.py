@@ -15,7 +15,7 @@ from .network import DualPathNetwork
 State = Mapping[str, Tensor]
 
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_BLOCK_KEY = re.compile(r"(visible|infrared|shared)\.block(\d+)\.(.+)")
+_BLOCK_KEY = re.compile(r"(visible|infrared|shared)\.block([1-7])\.(.+)")
 
 
 def check_state(expected: State, given: State, origin: str) -> None:
@@ -48,15 +48,15 @@ def duplicated_blocks(state: State) -> int:
     return max((int(match[2]) for match in matches if match and match[1] != "shared"), default=0)
 
 
-def duplicate(state: State, blocks: int) -> dict[str, Tensor]:
+def duplicate(state: State, blocks: int, origin: str = "state dict") -> dict[str, Tensor]:
     """Duplicate the first `blocks` blocks: each still shared one becomes one per path, equal and unaliased.
 
     Raises:
-        InputError: the state dict already has more blocks duplicated.
+        InputError: the state dict already has more blocks duplicated; the message names `origin`.
     """
     if duplicated_blocks(state) > blocks:
         raise InputError(
-            f"cannot go from {duplicated_blocks(state)} duplicated blocks to {blocks} by copying; "
+            f"{origin}: cannot go from {duplicated_blocks(state)} duplicated blocks to {blocks} by copying; "
             "merge the paths into a soup"
         )
     result = {}
@@ -125,7 +125,7 @@ def load_blocks(model: DualPathNetwork, state: State, origin: str = "state dict"
     Raises:
         InputError: the state has more duplicated blocks than the model, or its blocks do not fit.
     """
-    given = _blocks_only(duplicate(state, model.duplicated))
+    given = _blocks_only(duplicate(state, model.duplicated, origin))
     check_state(_blocks_only(model.state_dict()), given, origin)
     model.load_state_dict(given, strict=False)
 

@@ -120,8 +120,7 @@ def soup_weights(paths: Sequence[str | os.PathLike[str]], keep: int = 1) -> tupl
     for path, ingredient in zip(paths, ingredients, strict=True):
         if ingredient.arguments != arguments:
             raise InputError(
-                f"{path}: its network {plain(ingredient.arguments, 300)} is not that of {paths[0]}, "
-                f"{plain(arguments, 300)}; "
+                f"{path}: its network is not that of {paths[0]}: {_differences(ingredient.arguments, arguments)}; "
                 "a soup takes weights of one network"
             )
         check_state(ingredients[0].state, ingredient.state, str(path))
@@ -132,6 +131,11 @@ def soup_weights(paths: Sequence[str | os.PathLike[str]], keep: int = 1) -> tupl
     common = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     sources = [{"file": Path(path).name, **i.metadata} for path, i in zip(paths, ingredients, strict=True)]
     return _rebuild(arguments, state, f"soup of {paths[0]}"), {**common, "ingredients": sources}
+
+
+def _differences(given: dict[str, Any], expected: dict[str, Any]) -> str:
+    keys = sorted(key for key in given.keys() | expected.keys() if given.get(key) != expected.get(key))
+    return plain(", ".join(f"{key} {given.get(key)!r} instead of {expected.get(key)!r}" for key in keys), 300)
 
 
 def _rebuild(arguments: dict[str, Any], state: dict[str, Tensor], origin: str) -> DualPathNetwork:

@@ -31,7 +31,7 @@ def cmc_figure(rows: Sequence[Row]) -> str:
 
 
 def training_figure(stages: Sequence[Stage], terms: bool) -> str:
-    """Loss over step, and the learning rate below it.
+    """Loss over step; below it the learning rate, and mAP on the dev split where that was looked at.
 
     With `terms` the one stage's loss and its terms are drawn, else the loss of each of `stages`.
     """
@@ -40,22 +40,26 @@ def training_figure(stages: Sequence[Stage], terms: bool) -> str:
         if terms
         else [(stage, next(iter(stage.losses.values()))) for stage in stages]
     )
-    rates = [stage for stage in stages if np.isfinite(stage.learning_rate).any()]
-    with drawing(*((2.2, 0.7) if rates else (2.2,))) as (figure, axes):
+    below = {
+        "learning\nrate": [binned(stage.steps, stage.learning_rate)[:2] for stage in stages],
+        "dev\nmAP, %": [(stage.looks[0], 100 * stage.looks[1]) for stage in stages],
+    }
+    below = {words: found for words, found in below.items() if any(len(steps) for steps, _ in found)}
+    with drawing(2.2, *[0.7] * len(below)) as (figure, axes):
         for i, (stage, values) in enumerate(curves):
             steps, mean, least, most = binned(stage.steps, values)
             axes[0].plot(steps, mean, **line(i))
             if len(steps) < np.isfinite(values).sum() and (i == 0 or not terms):
                 axes[0].fill_between(steps, least, most, color=colour(i), alpha=0.15, linewidth=0)
         axes[0].set_ylabel("loss")
-        for i, stage in enumerate(stages):
-            if stage in rates:
-                steps, rate, *_ = binned(stage.steps, stage.learning_rate)
-                axes[1].plot(steps, rate, **line(i))
-                axes[1].set_ylim(0, None)
-                axes[1].set_ylabel("learning\nrate")
-                axes[1].locator_params(axis="y", nbins=2)
+        for plot, (words, found) in zip(axes[1:], below.items(), strict=True):
+            for i, points in enumerate(found):
+                plot.plot(*points, **line(i))
+            plot.set_ylim(0, None)
+            plot.set_ylabel(words)
+            plot.locator_params(axis="y", nbins=2)
         axes[-1].set_xlabel("step")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
         first, last = _ends(curves[0][1])
         return svg(figure, f"Loss of stage {stages[0].name} over steps: {first:.3g} at first, {last:.3g} at last")
 

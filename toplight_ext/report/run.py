@@ -71,6 +71,7 @@ class Stage:
     losses: dict[str, np.ndarray]  # "loss" first, then its parts
     learning_rate: np.ndarray
     epochs: int
+    looks: np.ndarray  # (2, L): after how many steps the dev split was looked at, and mAP there as a fraction
     seconds: float | None  # None: the stage has not ended
     images_per_second: float | None
 
@@ -129,17 +130,26 @@ def read_run(folder: Path) -> Run:
     notes: list[str] = []
     recipe = _read_text(folder / "recipe.toml", notes)
     metrics = _read_text(folder / "metrics.jsonl", notes, _MOST_LOGGED_BYTES)
+    settings = _settings(recipe, notes)
+    dev = folder / "dev.jsonl"  # not every recipe asks for it
+    looks = _read_text(dev, notes, _MOST_LOGGED_BYTES) if dev.exists() else None
     return Run(
-        name=folder.resolve().name or str(folder),
+        name=_name(folder.resolve().name or str(folder), settings),
         recipe=recipe,
-        settings=_settings(recipe, notes),
-        stages=_stages(metrics, _read_json(folder / "stages.json", notes), notes),
+        settings=settings,
+        stages=_stages(metrics, looks, _read_json(folder / "stages.json", notes), notes),
         rows=_rows(_read_json(folder / "evaluation.json", notes), notes),
         queries=read_queries(_read_json(folder / "ranked.json", notes), notes),
         analysis=read_analysis(_read_json(folder / "analysis.json", notes), notes),
         environment=_flat(_read_json(folder / "environment.json", notes)),
         notes=tuple(notes),
     )
+
+
+def _name(folder: str, settings: Mapping[str, str]) -> str:
+    """The recipe's name, and the folder's where it is another, as of one seed of several."""
+    named = settings.get("name", folder)
+    return folder if named == folder else f"{plain(named)} ({folder})"
 
 
 def read_rows(results: Iterable[object]) -> list[Row]:
@@ -242,26 +252,26 @@ def _figures(entry: Mapping) -> dict[str, float]:
     return {name: value for name in METRICS if (value := number(entry.get(name))) is not None}
 
 
-def _stages(text: str | None, finished: object, notes: list[str]) -> tuple[Stage, ...]:
-    """Group the lines of metrics.jsonl by stage and add what stages.json says of the stages that have ended."""
+def _stages(metrics: str | None, dev: str | None, finished: object, notes: list[str]) -> tuple[Stage, ...]:
+    """Group the lines of both logs by stage and add what stages.json says of the stages that have ended."""
     entries = finished if isinstance(finished, list) else []
     ends = {str(entry.get("stage")): entry for entry in entries if isinstance(entry, Mapping)}
-    lines = _lines_by_stage(text or "", notes)
+    lines, looks = _lines_by_stage("metrics.jsonl", metrics, notes), _lines_by_stage("dev.jsonl", dev, notes)
     names = list(dict.fromkeys([*ends, *lines]))  # a stage without steps, as the soup, stands in stages.json alone
     if len(names) > _MOST_STAGES:
         notes.append(f"Only the first {_MOST_STAGES} of {len(names):,} stages are shown.")
-    stages = tuple(_stage(n, lines.get(n, {}), ends.get(n), notes) for n in names[:_MOST_STAGES])
+    stages = tuple(_stage(n, lines.get(n, {}), looks.get(n, {}), ends.get(n), notes) for n in names[:_MOST_STAGES])
     notes.extend(f"Stage {plain(stage.name)} has not ended." for stage in stages if stage.seconds is None)
     return stages
 
 
-def _lines_by_stage(text: str, notes: list[str]) -> dict[str, dict[float, Mapping]]:
-    """{stage: {step: line}}, in order of first mention; of a step that stands there twice the last line."""
+def _lines_by_stage(name: str, text: str | None, notes: list[str]) -> dict[str, dict[float, Mapping]]:
+    """{stage: {step: line}} of a log, in order of first mention; of a step that stands there twice the last line."""
     found: dict[str, dict[float, Mapping]] = {}
     broken = 0
-    text_lines = text.split("\n")  # not splitlines: JSON may hold other line separators
+    text_lines = (text or "").split("\n")  # not splitlines: JSON may hold other line separators
     if len(text_lines) > _MOST_LINES:
-        notes.append(f"metrics.jsonl: only the first {_MOST_LINES:,} of {len(text_lines):,} lines are read.")
+        notes.append(f"{name}: only the first {_MOST_LINES:,} of {len(text_lines):,} lines are read.")
     for text_line in text_lines[:_MOST_LINES]:
         if not text_line.strip():
             continue
@@ -275,7 +285,7 @@ def _lines_by_stage(text: str, notes: list[str]) -> dict[str, dict[float, Mappin
         else:
             found.setdefault(str(line.get("stage", "training")), {})[step] = _numbers(line)
     if broken:
-        notes.append(f"metrics.jsonl: {count(broken, 'line')} could not be read.")
+        notes.append(f"{name}: {count(broken, 'line')} could not be read.")
     return found
 
 
@@ -285,7 +295,9 @@ def _numbers(line: Mapping) -> dict[str, float]:
     return {key: value for key, value in values if value is not None}
 
 
-def _stage(name: str, lines: Mapping[float, Mapping], end: Mapping | None, notes: list[str]) -> Stage:
+def _stage(
+    name: str, lines: Mapping[float, Mapping], looks: Mapping[float, Mapping], end: Mapping | None, notes: list[str]
+) -> Stage:
     steps = sorted(lines)
     logged = [lines[step] for step in steps]
     keys = dict.fromkeys(key for line in logged for key in line)
@@ -295,12 +307,14 @@ def _stage(name: str, lines: Mapping[float, Mapping], end: Mapping | None, notes
     losses = {part: _column(logged, part) for part in parts[:_MOST_PARTS]}
     if len(losses) == 2 and np.array_equal(*losses.values(), equal_nan=True):
         losses.popitem()  # a loss of one term is drawn once
+    seen = sorted((step, line["mAP"]) for step, line in looks.items() if "mAP" in line)
     return Stage(
         name=name,
         steps=np.array(steps, dtype=np.float64),
         losses=losses,
         learning_rate=_column(logged, "learning_rate"),
         epochs=len({line["epoch"] for line in logged if "epoch" in line}),
+        looks=np.array(seen, dtype=np.float64).reshape(-1, 2).T,
         seconds=number(end.get("seconds")) if end else None,
         images_per_second=number(end.get("images_per_second")) if end else None,
     )

@@ -106,8 +106,11 @@ def settings_table(caption: str, what: str, runs: Sequence[Run], settings: Seque
 
 
 def stage_titles(runs: Sequence[Run]) -> dict[str, str]:
-    """What the evaluations call the stages, by the stages' names; the first run's words count."""
-    return {row.name: row.label for run in reversed(runs) for row in run.rows}
+    """What the evaluations call the stages, by the stages' names; the name where the runs differ in it."""
+    labels: dict[str, set[str]] = {}
+    for row in (row for run in runs for row in run.rows):
+        labels.setdefault(row.name, set()).add(row.label)
+    return {name: found.pop() if len(found) == 1 else name for name, found in labels.items()}
 
 
 def protocol_sentence(row: Row) -> str:
@@ -128,7 +131,7 @@ def _over_seeds(group: Sequence[Run]) -> Row:
     rows = [run.result for run in group]
     shared = [metric for metric in METRICS if all(metric in row.figures for row in rows)]
     of_metric = {metric: [row.figures[metric] for row in rows] for metric in shared}
-    seeds = f"{plain(group[0].name, 60)} ({count(len(group), 'seed')})"
+    seeds = f"{plain(group[0].settings.get('name', group[0].name), 60)} ({count(len(group), 'seed')})"
     return replace(
         rows[0],
         label=seeds,

@@ -20,7 +20,7 @@ from ..files import write_text
 from ..text import markdown
 from .recipe import Model, Recipe, installed_recipes, load_row
 from .run import Run, sole_writer
-from .runner import resume
+from .runner import check_recipe, resume
 
 METRICS = {"r1": "rank-1", "mAP": "mAP", "mINP": "mINP"}
 
@@ -55,12 +55,18 @@ def ablate(
         seeds: trained with seed 0, 1, ...
 
     Raises:
-        InputError: no such table, a recipe that cannot be used, a run there of another recipe, or another process
-            at work there.
+        InputError: no such table, fewer than one seed, a seed in `overrides`, a recipe that cannot be used (then
+            none is trained), a run there of another recipe, or another process at work there.
         TrainingError: as `start`.
     """
+    if seeds < 1:
+        raise InputError(f"seeds = {seeds}: give at least one")
+    if any(override.partition("=")[0].strip() == "seed" for override in overrides):
+        raise InputError("an ablation trains with the seeds 0, 1, ...: say how many by --seeds, and leave seed out")
     recipes = {path.stem: load_row(path, overrides, base) for path in _rows(table)}
     done: list[Run] = []
+    for recipe in recipes.values():
+        check_recipe(recipe)
     with sole_writer(out):
         for seed in range(seeds):
             for row, recipe in recipes.items():

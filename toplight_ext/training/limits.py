@@ -24,6 +24,8 @@ _LIMITS = {  # smallest and largest value, ends included
     "last_stride": (1, 2),
     "shots": (1, 10),
     "label_smoothing": (0.0, 1.0),
+    "temperature": (1e-4, 1e4),
+    "circle_scale": (1e-4, 1e9),
     "momentum": (1e-6, 1.0),  # Nesterov's needs one
 }
 _ANY = (0.0, 1e9)  # of a rate, a weight, a margin, a time

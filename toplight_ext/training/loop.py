@@ -193,8 +193,9 @@ class Training:
         pairs = zip(self.stage.streams, indices, strict=True)
         paths = [str(stream.samples[i].path) for stream, rows in pairs for i in rows[:3]]
         return (
-            f"stage {self.stage.name}, step {step}: the {what} is not finite ({names}); the step was not taken and "
-            f"the last checkpoint is kept. Lower optimiser.learning_rate or set optimiser.clip_norm. "
+            f"stage {self.stage.name}, step {step}: the {what} is not finite ({names}); the step was not taken. A "
+            f"resumed run would come here again: start another one with a lower {self.stage.name}.optimiser."
+            f"learning_rate, or with a {self.stage.name}.optimiser.clip_norm. "
             f"First images of the batch: {', '.join(paths)}"
         )
 

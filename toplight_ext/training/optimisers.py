@@ -33,8 +33,9 @@ def build_optimiser(
             {"params": vectors, "weight_decay": 0.0, "factor": factor},
         ]
     groups = [group for group in groups if group["params"]]
-    rate = torch.tensor(settings.learning_rate, device=groups[0]["params"][0].device)
-    rate = rate if graphed else settings.learning_rate
+    rate = settings.learning_rate
+    if graphed:
+        rate = torch.tensor(rate, device=groups[0]["params"][0].device)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=graphed)
     optimiser = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=True, fused=True)

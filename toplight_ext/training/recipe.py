@@ -34,7 +34,7 @@ class Dataset:
     """One split of a data set: the arguments of `data.load_dataset`.
 
     cache: folder in which training keeps the images decoded once, at the recipe's size (`data.cached_images`);
-        crops are then cut from images of that size.
+        crops are then cut from images of that size. Not of `test` and `dev`.
     """
 
     name: str
@@ -100,10 +100,20 @@ class Pretrain:
     augmentation: Augmentation = Augmentation()
     optimiser: Optimiser = Optimiser()
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:  # of one vector, BatchNorm has no variance; the other stages see two images at least
+            raise InputError(f"pretrain.batch_size = {self.batch_size}: BatchNorm needs batches of at least 2 images")
+
 
 @dataclass(frozen=True)
 class Top:
-    """Stage 1: task-oriented pretraining; path 1 sees the colour, path 2 the texture augmentations."""
+    """Stage 1: task-oriented pretraining; path 1 sees the colour, path 2 the texture augmentations.
+
+    kl_weight: of the agreement of the two paths in L_idc.
+    domain_weight: of L_fd, beside L_idc.
+    reversal: lambda of the gradient reversal in L_fd.
+    share_geometry: whether both paths see the same crop, deformation and flip of an image.
+    """
 
     epochs: int = 10
     batch_size: int = 64
@@ -164,8 +174,9 @@ class VI:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How the stages of a run are compared.
+    """How the stages of a run are compared; `toplight evaluate` has the same protocols.
 
+    shots, permutations: of SYSU-MM01, gallery images per identity and camera, and the file rand_perm_cam.mat.
     every_epochs: how often the visible-infrared stage is looked at on the recipe's `dev` split while it trains; 0
         is never. The figures are recorded and choose nothing.
     """
@@ -192,12 +203,17 @@ class Recipe:
     """A whole run. `data` is the visible-infrared set trained on, `test` the one evaluated on, `dev` the one looked
     at on the way, and `pretraining_data` the visible images of stages 0 and 1.
 
+    weights: file that a stage of another run left, whose blocks the first stage starts from, in place of
+        `model.pretrained`: one TOP for several visible-infrared trainings.
     size, mean, std: of the images that the network is fed; mean and std of red, green and blue in 0..1.
+    device: auto, cpu or cuda.
     precision: of the arithmetic; the weights are float32. float16 scales the loss.
     compile: torch.compile for the training step.
     cuda_graph: record the step once on the GPU and replay it.
     deterministic: only algorithms that give the same bits again, on a GPU too.
     sync_batchnorm: with several processes, BatchNorm's statistics are those of the whole batch.
+    threads: of the image pipeline.
+    tensorboard: write the metrics for TensorBoard as well.
     """
 
     name: str
@@ -215,6 +231,7 @@ class Recipe:
     sync_batchnorm: bool = True
     threads: int = 2
     tensorboard: bool = False
+    weights: str | None = None
     model: Model = Model()
     pretraining_data: Dataset | None = None
     dev: Dataset | None = None
@@ -239,12 +256,20 @@ class Recipe:
             raise InputError("recipe: no stage: give at least one of [pretrain], [top] and [vi]")
         if self.evaluation.every_epochs and (self.dev is None or self.dev == self.test):
             raise InputError("recipe: evaluation.every_epochs needs a table [dev] that is not the one of [test]")
+        for table in ("test", "dev"):
+            if getattr(self, table) is not None and getattr(self, table).cache is not None:
+                raise InputError(f"recipe: {table}.cache has no use, only training keeps decoded images: leave it out")
         if self.cuda_graph and self.precision == "float16":
             raise InputError("recipe: cuda_graph cannot record the changing loss scale of float16: use bfloat16")
 
     @property
     def stages(self) -> tuple[str, ...]:
         return tuple(name for name in ("pretrain", "top", "soup", "vi") if getattr(self, name) is not None)
+
+    @property
+    def first_weights(self) -> Path | None:
+        """What the first stage starts from."""
+        return Path(self.weights) if self.weights else None
 
     def preprocessing(self, stage: str) -> Preprocessing:
         """What the networks of a stage are fed; stored with the weights."""
@@ -268,13 +293,13 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), base: str | P
     if base is not None and named is None:
         raise InputError(f"{path}: the recipe has no base which {str(base)!r} could take the place of")
     table = merge(_below(path, named, base), own)
-    return recipe_from_dict(_overridden(table, overrides), str(path))
+    return recipe_from_dict(_overridden(table, overrides), _origin(path, overrides))
 
 
 def load_row(path: Path, overrides: Sequence[str] = (), base: str | Path | None = None) -> Recipe:
     """As `load_recipe`, for a row of a table: what the row says of its base holds against the overrides."""
     own, named = _own_tables(path)
-    return recipe_from_dict(merge(_overridden(_below(path, named, base), overrides), own), str(path))
+    return recipe_from_dict(merge(_overridden(_below(path, named, base), overrides), own), _origin(path, overrides))
 
 
 def recipe_from_dict(table: Mapping[str, Any], where: str) -> Recipe:
@@ -342,6 +367,10 @@ def _own_tables(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
         raise InputError(f"{path}: base = {named!r} leads out of the recipe's folder; copy it beside the recipe")
     below, named = _own_tables(neighbour, (*seen, path.resolve()))
     return merge(below, table), named
+
+
+def _origin(path: Path, overrides: Sequence[str]) -> str:
+    return f"{path} with its --set" if overrides else str(path)
 
 
 def _overridden(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -243,8 +243,9 @@ class Run:
 def check_empty(folder: Path) -> None:
     """Raises: InputError, if the folder holds more than what a run that was killed before its first file left."""
     if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
-        hint = f"toplight resume {folder}" if (folder / "recipe.toml").is_file() else "another --out"
-        raise InputError(f"{folder} is not empty: use {hint}")
+        run = (folder / "recipe.toml").is_file()
+        hint = f"go on with its run by toplight resume {folder}, or give another --out" if run else "give another --out"
+        raise InputError(f"{folder} is not empty: {hint}")
 
 
 def check_run(folder: Path) -> None:

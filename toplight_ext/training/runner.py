@@ -7,6 +7,7 @@ others wait for it. All of them need to see the run folder.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from .processes import joined, rank, wait_for_all, world_size
 from .recipe import Recipe
 from .records import features_record, ranked_record, slices_record
 from .run import Run, check_empty, check_run, sole_writer
-from .stages import run_stage
+from .stages import check_stages, run_stage
 from .stopping import Stop, TrainingError, stop_on_signal
 
 _LABELS = {"pretrain": "pretraining", "top": "TOP", "soup": "soup", "vi": "visible-infrared training"}
@@ -57,7 +58,7 @@ def _run(folder: Path, recipe: Recipe, opened: Callable[[], Run]) -> Run:
     """Run all stages; `opened` opens the folder in the process that writes."""
     with stop_on_signal() as stop, _reproducible(recipe), joined(recipe.device) as device:
         stop.message = f"stopped before the first stage of {folder}"
-        _check(recipe)
+        check_recipe(recipe)
         with _explained(folder), contextlib.ExitStack() as stack:
             if rank() == 0:
                 stack.enter_context(sole_writer(folder))
@@ -69,17 +70,44 @@ def _run(folder: Path, recipe: Recipe, opened: Callable[[], Run]) -> Run:
     return run
 
 
-def _check(recipe: Recipe) -> None:
-    """What can be found wrong before anything is written."""
+def check_recipe(recipe: Recipe) -> None:
+    """Find what can be found wrong before anything is written.
+
+    Raises:
+        InputError: a data set, the protocol, the device, the weights to start from or a stage cannot be used.
+        MissingExtra: what training needs is not installed.
+    """
     for package in ("timm", "nvidia.dali", "safetensors"):
         require(package, extra="train")
     if recipe.cuda_graph and (pick_device(recipe.device).type != "cuda" or world_size() > 1):
         raise InputError("recipe: cuda_graph needs a GPU, and one process; leave it out")
-    _protocol(recipe, recipe.test.name)
+    with _named("evaluation"):
+        _protocol(recipe, recipe.test.name)
     splits = (evaluation.Split(dataset.name, dataset.split) for dataset in (recipe.test, recipe.data))
     evaluation.check_splits([evaluation.Origin(None, None, *splits)])
-    for dataset in filter(None, (recipe.data, recipe.test, recipe.dev, recipe.pretraining_data)):
-        load_dataset(dataset.name, dataset.root, dataset.split)
+    needed = {  # a base may name more
+        "data": recipe.vi,
+        "test": recipe.test,
+        "dev": recipe.evaluation.every_epochs,
+        "pretraining_data": recipe.pretrain or recipe.top,
+    }
+    samples = {}
+    for table in filter(needed.get, needed):
+        dataset = getattr(recipe, table)
+        with _named(table):
+            samples[table] = load_dataset(dataset.name, dataset.root, dataset.split)
+    if rank() == 0 and recipe.vi and recipe.test == dataclasses.replace(recipe.data, cache=None):
+        print("[test] is what [data] trains on: its figures will say nothing of other identities", file=sys.stderr)
+    check_stages(recipe, samples.get("data"), samples.get("pretraining_data"))
+
+
+@contextlib.contextmanager
+def _named(table: str) -> Iterator[None]:
+    """Inside, errors say which table of the recipe asks for what is wrong."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error} (the recipe's [{table}], which --set {table}.KEY=VALUE changes)") from error
 
 
 @contextlib.contextmanager
@@ -120,7 +148,7 @@ def _explained(folder: Path) -> Iterator[None]:
 def _finish(run: Run, device: torch.device, stop: Stop) -> None:
     recipe = run.recipe
     test = load_dataset(recipe.test.name, recipe.test.root, recipe.test.split)
-    before = None
+    before = recipe.first_weights
     for stage in recipe.stages:
         stop.message = f"stopped in stage {stage}: continue with toplight resume {run.folder}"
         if stage not in {entry["stage"] for entry in run.finished}:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from ..data import (
     load_dataset,
     with_mirrored_identities,
 )
-from ..models import DualPathNetwork, Weights, create_model, load_blocks, read_weights, save_weights, soup_weights
+from ..models import DualPathNetwork, create_model, load_blocks, read_weights, save_weights, soup_weights
+from ..models.state import duplicated_blocks
 from .loop import Look, Stage, Training
 from .objectives import PretrainObjective, TopObjective, VIObjective
 from .processes import Whole, rank, world_size
@@ -33,6 +35,8 @@ from .run import Run
 from .stopping import Stop
 
 _DUPLICATED = 4  # blocks per path in TOP
+
+Order = ShuffledSampler | CrossModalitySampler
 
 
 def run_stage(
@@ -65,7 +69,39 @@ def _leave(run: Run, name: str, model: DualPathNetwork, spent: tuple[float, int]
 
 def build_stage(recipe: Recipe, name: str, before: Path | None) -> Stage:
     """The stage pretrain, top or vi of a recipe, from the weights of the one before."""
-    return _STAGES[name](recipe, read_weights(before) if before else None)
+    settings, images = getattr(recipe, name), _Images(recipe, name)
+    order = _order(recipe, name, images.samples)
+    model = _network(recipe, name, images.classes, before)
+    if rank() == 0:
+        print(f"{name}: {order.describe()}", file=sys.stderr)
+    objective = _objective(recipe, name, model, _whole(order), images.classes)
+    streams = _streams(recipe, name, order, images)
+    return Stage(
+        name, model, objective, streams, images.labels, order.steps_per_epoch, settings.epochs, settings.optimiser
+    )
+
+
+def check_stages(
+    recipe: Recipe, visible_infrared: Sequence[Sample] | None, pretraining: Sequence[Sample] | None
+) -> None:
+    """Find now what a stage would refuse when its turn comes, which may be after days.
+
+    That is a batch that cannot be drawn or divided, weights to start from, a network that cannot be made.
+
+    Args:
+        visible_infrared, pretraining: samples of the data sets; None where no stage trains on them.
+
+    Raises:
+        InputError: as the stage would.
+    """
+    stages = [stage for stage in recipe.stages if stage != "soup"]
+    for stage in stages:
+        samples = visible_infrared if stage == "vi" else pretraining
+        _order(recipe, stage, _stage_samples(recipe, stage, samples)).rows(rank(), world_size())
+    with torch.device("meta"):
+        _network(recipe, stages[0], 0, recipe.first_weights)
+        if len(stages) > 1:  # the last one has the neck
+            create_model(**_arguments(recipe, stages[-1], 0))
 
 
 def _metadata(recipe: Recipe, name: str) -> dict:
@@ -78,14 +114,18 @@ def _dataset(recipe: Recipe, name: str) -> Dataset:
     return recipe.data if name == "vi" else recipe.pretraining_data
 
 
+def _stage_samples(recipe: Recipe, stage: str, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """What a stage makes of the samples of its data set."""
+    return with_mirrored_identities(samples) if stage == "vi" and recipe.vi.mirrored_identities else samples
+
+
 class _Images:
-    """A data set's samples, their (N,) class labels, and streams of them in this process."""
+    """What a stage trains on, its (N,) class labels, and streams of it in this process."""
 
     def __init__(self, recipe: Recipe, stage: str):
         dataset = _dataset(recipe, stage)
-        self.samples: list[Sample] = load_dataset(dataset.name, dataset.root, dataset.split)
-        if stage == "vi" and recipe.vi.mirrored_identities:
-            self.samples = with_mirrored_identities(self.samples)
+        samples = load_dataset(dataset.name, dataset.root, dataset.split)
+        self.samples = _stage_samples(recipe, stage, samples)
         self.labels, identities = identity_labels(self.samples)
         self.classes = len(identities)
         self._decoded = None
@@ -94,7 +134,7 @@ class _Images:
 
     def stream(
         self,
-        order: ShuffledSampler | CrossModalitySampler,
+        order: Order,
         indices: Callable[[int], np.ndarray],
         *views: Augmentation,
         share_geometry: bool = False,
@@ -103,76 +143,89 @@ class _Images:
         return Stream(self.samples, indices, views, share_geometry, rows, self._decoded)
 
 
-def _announce(name: str, order: ShuffledSampler | CrossModalitySampler) -> None:
-    if rank() == 0:
-        print(f"{name}: {order.describe()}", file=sys.stderr)
+def _order(recipe: Recipe, stage: str, samples: Sequence[Sample]) -> Order:
+    """Which samples make up the batches of a stage."""
+    settings = getattr(recipe, stage)
+    if stage == "vi":
+        return CrossModalitySampler(samples, settings.identities, settings.images_per_identity, recipe.seed)
+    return ShuffledSampler(samples, settings.batch_size, recipe.seed)
 
 
-def _whole(order: ShuffledSampler | CrossModalitySampler) -> Whole:
+def _streams(recipe: Recipe, stage: str, order: Order, images: _Images) -> tuple[Stream, ...]:
+    """The images of a stage's batches: one view of each, in TOP both augmentations of it."""
+    settings = getattr(recipe, stage)
+    if stage == "pretrain":
+        return (images.stream(order, order.batch, settings.augmentation),)
+    if stage == "top":
+        views = settings.path1, settings.path2
+        return (images.stream(order, order.batch, *views, share_geometry=settings.share_geometry),)
+    return (
+        images.stream(order, lambda step: order.batch(step)[0], settings.visible),
+        images.stream(order, lambda step: order.batch(step)[1], settings.infrared),
+    )
+
+
+def _whole(order: Order) -> Whole:
     """How the parts of the processes make a batch."""
     parts = (order.rows(number, world_size()) for number in range(world_size()))
     return Whole([part.stop - part.start for part in parts])
 
 
-def _network(recipe: Recipe, weights: Weights | None, **arguments) -> DualPathNetwork:
-    """The recipe's network on the blocks of the stage before, or on its public weights."""
-    model = create_model(
-        recipe.model.backbone,
-        input_layer=recipe.model.input_layer,
-        last_stride=recipe.model.last_stride,
-        pretrained=recipe.model.pretrained if weights is None else False,
-        checkpointing=recipe.model.checkpointing,
-        **arguments,
-    )
-    if weights is not None:
-        load_blocks(model, weights.state, "weights of the stage before")
+def _network(recipe: Recipe, stage: str, classes: int, before: Path | None) -> DualPathNetwork:
+    """A stage's network on the blocks of the weights before it, or on the backbone's public weights."""
+    if before is None:
+        return create_model(**_arguments(recipe, stage, classes), pretrained=recipe.model.pretrained)
+    weights = read_weights(before)
+    model = create_model(**_arguments(recipe, stage, classes, duplicated_blocks(weights.state)))
+    load_blocks(model, weights.state, str(before))
+    same_classes = weights.metadata.get("stage") == "pretrain" and weights.arguments.get("num_classes") == classes
+    if stage == "top" and same_classes:
+        model.load_state_dict({k: v for k, v in weights.state.items() if k.startswith("head.")}, strict=False)
     return model
 
 
-def _pretrain(recipe: Recipe, weights: Weights | None) -> Stage:
-    """Stage 0: one path on the visible images."""
-    settings = recipe.pretrain
-    images = _Images(recipe, "pretrain")
-    model = _network(recipe, weights, num_classes=images.classes, neck="gap", duplicated=0)
-    order, streams = _pretrain_streams(recipe, images)
-    _announce("pretrain", order)
-    objective = PretrainObjective(model, settings, _whole(order))
-    steps = order.steps_per_epoch
-    return Stage("pretrain", model, objective, streams, images.labels, steps, settings.epochs, settings.optimiser)
+def _arguments(recipe: Recipe, stage: str, classes: int, duplicated: int = 1) -> dict[str, Any]:
+    """Those of `create_model`, but for where its weights come from.
+
+    Args:
+        duplicated: blocks that the weights before the stage hold once per modality.
+    """
+    model = recipe.model
+    always = {
+        "name": model.backbone,
+        "input_layer": model.input_layer,
+        "last_stride": model.last_stride,
+        "checkpointing": model.checkpointing,
+    }
+    if stage != "vi":
+        return {**always, "num_classes": classes, "neck": "gap", "duplicated": _DUPLICATED if stage == "top" else 0}
+    return {
+        **always,
+        "num_classes": classes if recipe.vi.identity_weight else 0,
+        "neck": model.neck,
+        "slices": model.slices,
+        "groups": model.groups,
+        "embed": model.embed,
+        # What the soup keeps apart; without it what is apart already, but stems in any case.
+        "duplicated": recipe.soup.keep if recipe.soup else max(1, duplicated),
+    }
 
 
-def _pretrain_streams(recipe: Recipe, images: _Images) -> tuple[ShuffledSampler, tuple[Stream]]:
-    order = ShuffledSampler(images.samples, recipe.pretrain.batch_size, recipe.seed)
-    return order, (images.stream(order, order.batch, recipe.pretrain.augmentation),)
-
-
-def _top(recipe: Recipe, weights: Weights | None) -> Stage:
-    """Stage 1: every image through both paths, whose first blocks start from the same weights."""
-    settings = recipe.top
-    images = _Images(recipe, "top")
-    model = _network(recipe, weights, num_classes=images.classes, neck="gap", duplicated=_DUPLICATED)
-    if weights is not None and weights.arguments["num_classes"] == images.classes:
-        model.load_state_dict({k: v for k, v in weights.state.items() if k.startswith("head.")}, strict=False)
-    order, streams = _top_streams(recipe, images)
-    _announce("top", order)
-    objective = TopObjective(model, settings, _whole(order))
-    steps = order.steps_per_epoch
-    return Stage("top", model, objective, streams, images.labels, steps, settings.epochs, settings.optimiser)
-
-
-def _top_streams(recipe: Recipe, images: _Images) -> tuple[ShuffledSampler, tuple[Stream]]:
-    """Both augmentations of every image."""
-    settings = recipe.top
-    order = ShuffledSampler(images.samples, settings.batch_size, recipe.seed)
-    views = settings.path1, settings.path2
-    return order, (images.stream(order, order.batch, *views, share_geometry=settings.share_geometry),)
+def _objective(recipe: Recipe, stage: str, model: DualPathNetwork, whole: Whole, classes: int) -> nn.Module:
+    if stage == "pretrain":
+        return PretrainObjective(model, recipe.pretrain, whole)
+    if stage == "top":
+        return TopObjective(model, recipe.top, whole)
+    return VIObjective(model, recipe.vi, recipe.preprocessing("vi"), whole, classes)
 
 
 def _soup(recipe: Recipe, before: Path, device: torch.device) -> tuple[DualPathNetwork, tuple[float, int]]:
     """Stage 2: the paths' blocks averaged, then BatchNorm's statistics taken anew on what both paths see."""
     began = time.monotonic()
     model, _ = soup_weights([before], keep=recipe.soup.keep)
-    order, (stream,) = _top_streams(recipe, _Images(recipe, "top"))
+    images = _Images(recipe, "top")
+    order = _order(recipe, "top", images.samples)
+    (stream,) = _streams(recipe, "top", order, images)
     stream = dataclasses.replace(stream, rows=slice(None))  # the process that does this takes the whole batch
     pipeline = ImagePipeline(
         (stream,),
@@ -185,8 +238,8 @@ def _soup(recipe: Recipe, before: Path, device: torch.device) -> tuple[DualPathN
         std=recipe.std,
     )
     with pipeline as batches:
-        images = reestimate_statistics(model.to(device), (batch.images[0] for batch in batches))
-    return model, (time.monotonic() - began, images)
+        seen = reestimate_statistics(model.to(device), (batch.images[0] for batch in batches))
+    return model, (time.monotonic() - began, seen)
 
 
 @torch.no_grad()
@@ -215,47 +268,7 @@ def reestimate_statistics(model: DualPathNetwork, pairs: Iterable[tuple[Tensor, 
     return images
 
 
-def _apart(recipe: Recipe) -> int:
-    """How many of the first blocks each modality has for itself: what the soup keeps apart, without it those of TOP."""
-    if recipe.soup:
-        return recipe.soup.keep
-    return _DUPLICATED if recipe.top else 1
-
-
-def _vi(recipe: Recipe, weights: Weights | None) -> Stage:
-    """Stage 3: two stems, the rest shared; P x K batches of both modalities."""
-    settings = recipe.vi
-    images = _Images(recipe, "vi")
-    order, streams = _vi_streams(recipe, images)
-    model = _network(
-        recipe,
-        weights,
-        num_classes=images.classes if settings.identity_weight else 0,
-        neck=recipe.model.neck,
-        slices=recipe.model.slices,
-        groups=recipe.model.groups,
-        embed=recipe.model.embed,
-        duplicated=_apart(recipe),
-    )
-    _announce("vi", order)
-    objective = VIObjective(model, settings, recipe.preprocessing("vi"), _whole(order), images.classes)
-    steps = order.steps_per_epoch
-    return Stage("vi", model, objective, streams, images.labels, steps, settings.epochs, settings.optimiser)
-
-
-def _vi_streams(recipe: Recipe, images: _Images) -> tuple[CrossModalitySampler, tuple[Stream, Stream]]:
-    settings = recipe.vi
-    order = CrossModalitySampler(images.samples, settings.identities, settings.images_per_identity, recipe.seed)
-    return order, (
-        images.stream(order, lambda step: order.batch(step)[0], settings.visible),
-        images.stream(order, lambda step: order.batch(step)[1], settings.infrared),
-    )
-
-
 def stage_streams(recipe: Recipe, name: str) -> tuple[Stream, ...]:
     """What a stage that trains draws its batches from."""
-    return _STREAMS[name](recipe, _Images(recipe, name))[1]
-
-
-_STAGES = {"pretrain": _pretrain, "top": _top, "vi": _vi}
-_STREAMS = {"pretrain": _pretrain_streams, "top": _top_streams, "vi": _vi_streams}
+    images = _Images(recipe, name)
+    return _streams(recipe, name, _order(recipe, name, images.samples), images)

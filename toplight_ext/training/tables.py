@@ -116,7 +116,8 @@ def _convert(hint: Any, value: Any, key: str, where: str):
                 return tuple(_convert(item, v, f"{key}[{i}]", where) for i, (item, v) in pairs)
         else:
             return float(value) if hint is float else value
-    raise InputError(f"{where}: {key!r} should be {_name(hint)}, not {plain(repr(value))}")
+    advice = _about_text(value) if str in (hint, *arguments) else ""
+    raise InputError(f"{where}: {key!r} should be {_name(hint)}, not {plain(repr(value))}{advice}")
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -137,11 +138,28 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    if hint is str:
-        return f"text of up to {_LONGEST_TEXT} characters, none of them a control character"
-    return hint.__name__ if isinstance(hint, type) and not typing.get_origin(hint) else str(hint)
+    """What a value should be, in words of TOML."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        options = [_name(option) for option in arguments if option is not types.NoneType]
+        tables = any(map(dataclasses.is_dataclass, arguments))
+        return " or ".join([*options, *(["false, which leaves it out"] if tables else [])])
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        count = "" if arguments[1:] == (...,) else f"{len(arguments)} "
+        return f"a list of {count}{_PLURALS[arguments[0]]}"
+    return "a table" if dataclasses.is_dataclass(hint) else _NAMES[hint]
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_PLURALS = {int: "whole numbers", float: "numbers"}
+
+
+def _about_text(value: Any) -> str:
+    if isinstance(value, str):
+        return f": it has up to {_LONGEST_TEXT} characters, none of them a control character"
+    return "; text that reads as something else needs double quotes, on a shell '\"...\"'"
 
 
 def without_none(value: Any) -> Any:
