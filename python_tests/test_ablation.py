@@ -10,7 +10,7 @@ from tiny_run import write_tiny_recipe
 from toplight_ext.errors import InputError
 from toplight_ext.training import ablate, installed_recipes, load_recipe
 from toplight_ext.training.ablation import AblationRow, ablation_table, shared_stages
-from toplight_ext.training.recipe import load_row
+from toplight_ext.training.recipe_files import load_row
 
 ROWS = sorted(name for name in installed_recipes() if "/" in name)
 

@@ -28,7 +28,7 @@ from toplight_ext.data import parameters as draw
 from toplight_ext.data.pixelwise import finish
 from toplight_ext.data.randomness import generator
 from toplight_ext.errors import InputError
-from toplight_ext.training.recipe import recipe_from_dict
+from toplight_ext.training.recipe_files import recipe_from_dict
 
 ImageEnhance = pytest.importorskip("PIL.ImageEnhance")
 transforms = pytest.importorskip("torchvision.transforms.v2")

@@ -8,7 +8,8 @@ import pytest
 from toplight_ext.errors import InputError
 from toplight_ext.evaluation import parse_protocol
 from toplight_ext.training import installed_recipes, load_recipe
-from toplight_ext.training.recipe import Recipe, recipe_to_toml
+from toplight_ext.training.recipe import Recipe
+from toplight_ext.training.recipe_files import recipe_to_toml
 
 MINIMAL = """
 name = "tiny"

@@ -20,7 +20,7 @@ from toplight_ext.cli.deploy import _recorded_results
 from toplight_ext.deploy import write_model_card
 from toplight_ext.training import load_recipe, resume
 from toplight_ext.training.checkpoint import Checkpoints
-from toplight_ext.training.recipe import recipe_to_toml
+from toplight_ext.training.recipe_files import recipe_to_toml
 
 from .confined import Attacks, Read, command, lay_no_file
 from .weights import Code, saved

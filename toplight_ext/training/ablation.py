@@ -18,7 +18,8 @@ from typing import NamedTuple
 from ..errors import InputError
 from ..files import write_text
 from ..text import markdown
-from .recipe import Model, Recipe, installed_recipes, load_row
+from .recipe import Model, Recipe
+from .recipe_files import installed_recipes, load_row
 from .run import Run, sole_writer
 from .runner import check_recipe, resume
 

@@ -39,7 +39,8 @@ from ..extras import require
 from ..files import errors_name, flush, read_json, replacing, write_text
 from ..text import plain
 from .checkpoint import Checkpoints
-from .recipe import Recipe, load_recipe, recipe_to_toml
+from .recipe import Recipe
+from .recipe_files import load_recipe, recipe_to_toml
 
 _LOCK = ".lock"
 _LOGS = {"metrics": "metrics.jsonl", "dev": "dev.jsonl"}
