@@ -30,9 +30,7 @@ AttentionArguments arguments_of(
 }
 
 ParameterTensors empty_like(const ParameterTensors& parameters) {
-  const auto one = [&](size_t i) {
-    return empty({1, parameters[i].size(1), 1, 1}, parameters[i].scalar_type(), parameters[i]);
-  };
+  const auto one = [&](size_t i) { return empty(parameters[i].sizes(), parameters[i]); };
   return {one(0), one(1), one(2), one(3), one(4), one(5)};
 }
 
@@ -43,12 +41,8 @@ void clear(ParameterTensors& gradients) {
   }
 }
 
-Tensor empty_like_vectors(const Tensor& vectors) {
-  return empty({vectors.size(0), vectors.size(1), vectors.size(2)}, vectors.scalar_type(), vectors);
-}
-
 Tensor empty_like_map(const Tensor& map) {
-  return empty_map({map.size(0), map.size(1), map.size(2), map.size(3)}, map, is_channels_last(map));
+  return empty(map.sizes(), map, is_channels_last(map));
 }
 
 // Rows and columns of one map; returns its channels.
@@ -65,8 +59,8 @@ std::tuple<Tensor, Tensor> slice_pool_entry(const Tensor& x, int64_t n_h, int64_
   check_map(x, op, "x");
   check_extent(x.size(2), x.size(3), op);
   check_slices(n_h, n_v, op);
-  Tensor rows = empty({x.size(0), x.size(1), n_h}, x.scalar_type(), x);
-  Tensor columns = empty({x.size(0), x.size(1), n_v}, x.scalar_type(), x);
+  Tensor rows = empty({x.size(0), x.size(1), n_h}, x);
+  Tensor columns = empty({x.size(0), x.size(1), n_v}, x);
   if (x.numel() > 0) {
     slice_pool(x, rows, columns);
   }
@@ -85,7 +79,7 @@ Tensor slice_pool_backward_entry(
   check_same(grad_columns, grad_rows, op, "grad_columns");
   check_size(grad_columns, {grad_rows.size(0), grad_rows.size(1), grad_columns.size(2)}, op, "grad_columns");
   check_extent(height, width, op);
-  Tensor dx = empty_map({grad_rows.size(0), grad_rows.size(1), height, width}, grad_rows, channels_last);
+  Tensor dx = empty({grad_rows.size(0), grad_rows.size(1), height, width}, grad_rows, channels_last);
   if (dx.numel() > 0) {
     slice_pool_backward(grad_rows, grad_columns, dx);
   }
@@ -97,7 +91,7 @@ Tensor slice_pool_upsample_entry(const Tensor& x, int64_t n_h, int64_t n_v) {
   check_map(x, op, "x");
   check_extent(x.size(2), x.size(3), op);
   check_slices(n_h, n_v, op);
-  Tensor y = empty_map({x.size(0), 2 * x.size(1), x.size(2), x.size(3)}, x, is_channels_last(x));
+  Tensor y = empty({x.size(0), 2 * x.size(1), x.size(2), x.size(3)}, x, is_channels_last(x));
   if (y.numel() > 0) {
     slice_pool_upsample(x, n_h, n_v, y);
   }
@@ -110,7 +104,7 @@ Tensor slice_pool_upsample_backward_entry(const Tensor& grad, int64_t n_h, int64
   check_extent(grad.size(2), grad.size(3), op);
   check_slices(n_h, n_v, op);
   STD_TORCH_CHECK(grad.size(1) % 2 == 0, op, ": grad must have an even number of channels, got ", grad.size(1));
-  Tensor dx = empty_map({grad.size(0), grad.size(1) / 2, grad.size(2), grad.size(3)}, grad, is_channels_last(grad));
+  Tensor dx = empty({grad.size(0), grad.size(1) / 2, grad.size(2), grad.size(3)}, grad, is_channels_last(grad));
   if (dx.numel() > 0) {
     slice_pool_upsample_backward(grad, n_h, n_v, dx);
   }
@@ -155,7 +149,7 @@ Tensor upsample_shuffle_attention_entry(
   const int64_t channels = check_slice_vectors(rows, columns, op);
   check_extent(height, width, op);
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
-  Tensor y = empty_map({rows.size(0), channels, height, width}, rows, channels_last);
+  Tensor y = empty({rows.size(0), channels, height, width}, rows, channels_last);
   if (y.numel() > 0) {
     upsample_shuffle_attention(rows, columns, arguments, y);
   }
@@ -174,7 +168,7 @@ VectorsAndParameters upsample_shuffle_attention_backward_entry(
   check_same(grad, rows, op, "grad");
   check_size(grad, {rows.size(0), channels, grad.size(2), grad.size(3)}, op, "grad");
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
-  Tensor d_rows = empty_like_vectors(rows), d_columns = empty_like_vectors(columns);
+  Tensor d_rows = empty(rows.sizes(), rows), d_columns = empty(columns.sizes(), columns);
   ParameterTensors p = empty_like(arguments.parameters);
   if (grad.numel() > 0) {
     upsample_shuffle_attention_backward(grad, rows, columns, arguments, d_rows, d_columns, p);
@@ -194,7 +188,7 @@ Tensor upsample_shuffle_attention_pooled_entry(
   const int64_t channels = check_slice_vectors(rows, columns, op);
   check_extent(height, width, op);
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
-  Tensor means = empty({rows.size(0), channels}, rows.scalar_type(), rows);
+  Tensor means = empty({rows.size(0), channels}, rows);
   if (means.numel() > 0) {
     upsample_shuffle_attention_pooled(rows, columns, height, width, arguments, means);
   }
@@ -214,7 +208,7 @@ VectorsAndParameters upsample_shuffle_attention_pooled_backward_entry(
   check_same(grad, rows, op, "grad");
   check_size(grad, {rows.size(0), channels}, op, "grad");
   const auto arguments = ENTRY_ARGUMENTS(rows, channels);
-  Tensor d_rows = empty_like_vectors(rows), d_columns = empty_like_vectors(columns);
+  Tensor d_rows = empty(rows.sizes(), rows), d_columns = empty(columns.sizes(), columns);
   ParameterTensors p = empty_like(arguments.parameters);
   if (grad.numel() > 0) {
     upsample_shuffle_attention_pooled_backward(grad, rows, columns, height, width, arguments, d_rows, d_columns, p);
@@ -233,15 +227,7 @@ Tensor gradient_reversal_backward_entry(const Tensor& grad, const Tensor& lambd)
       lambd.scalar_type() == type,
       op, ": lambd must be ", torch::headeronly::toString(type), ", got ",
       torch::headeronly::toString(lambd.scalar_type()));
-  using torch::headeronly::MemoryFormat;
-  Tensor dx = torch::stable::empty(
-      grad.sizes(),
-      grad.scalar_type(),
-      std::nullopt,
-      grad.device(),
-      std::nullopt,
-      grad.dim() == 4 && is_channels_last(grad) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  advise_huge_pages(dx);
+  Tensor dx = empty(grad.sizes(), grad, grad.dim() == 4 && is_channels_last(grad));
   if (dx.numel() > 0) {
     gradient_reversal_backward(grad, lambd, dx);
   }

@@ -14,10 +14,12 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>
+#include <vector>
 
 #include "plane.h"
 
@@ -93,11 +95,6 @@ inline bool is_channels_last(const Tensor& map) {
   return true;
 }
 
-inline Tensor empty(std::initializer_list<int64_t> size, ScalarType type, const Tensor& device_of) {
-  return torch::stable::empty(
-      torch::headeronly::IntHeaderOnlyArrayRef(size.begin(), size.size()), type, std::nullopt, device_of.device());
-}
-
 // Asks for huge pages where a large tensor on the CPU is new memory: to clear it page by page would take several
 // times as long as to fill it.
 inline void advise_huge_pages(const Tensor& tensor) {
@@ -112,17 +109,39 @@ inline void advise_huge_pages(const Tensor& tensor) {
 #endif
 }
 
-inline Tensor empty_map(std::initializer_list<int64_t> size, const Tensor& like, bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  Tensor map = torch::stable::empty(
-      torch::headeronly::IntHeaderOnlyArrayRef(size.begin(), size.size()),
-      like.scalar_type(),
-      std::nullopt,
-      like.device(),
-      std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  advise_huge_pages(map);
-  return map;
+// Uninitialised and dense, of the type and on the device of `like`. torch::stable::empty has the dispatcher look the
+// operator up by name at every call, which takes twice as long.
+inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef size, const Tensor& like, bool channels_last = false) {
+  std::vector<int64_t> strides(size.size());
+  int64_t stride = 1;
+  const auto next = [&](size_t dim) {
+    strides[dim] = stride;
+    const bool overflows = __builtin_mul_overflow(stride, std::max<int64_t>(1, size[dim]), &stride);
+    STD_TORCH_CHECK(!overflows, "a tensor of more values than can be counted: size ", size[dim], " in dimension ", dim);
+  };
+  if (channels_last) {
+    for (const size_t dim : {1, 3, 2, 0}) {
+      next(dim);
+    }
+  } else {
+    for (size_t dim = size.size(); dim-- > 0;) {
+      next(dim);
+    }
+  }
+  int32_t type, device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      size.size(), size.data(), strides.data(), type, device_type, device_index, &handle));
+  Tensor tensor(handle);
+  advise_huge_pages(tensor);
+  return tensor;
+}
+
+inline Tensor empty(std::initializer_list<int64_t> size, const Tensor& like, bool channels_last = false) {
+  return empty(torch::headeronly::IntHeaderOnlyArrayRef(size.begin(), size.size()), like, channels_last);
 }
 
 // Checks. Each message names the op, the argument, what was given and what was expected.

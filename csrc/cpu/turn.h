@@ -74,19 +74,24 @@ template <typename T>
   }
 }
 
-// How far ahead of what is read or written the next cache lines are asked for: the planes of a bundle are more places
-// at once than processors foresee.
-constexpr int64_t kAheadBytes = 4096;
+// How far ahead of what is read or written cache lines are asked for: the planes of a bundle, `apart` values after one
+// another, are more places at once than processors foresee. Of a long plane these are its next lines, of a short one
+// those of planes to come.
+template <typename T>
+constexpr int64_t values_ahead(int64_t apart) {
+  constexpr int64_t kLongPlane = 768 / sizeof(T), kNear = 256 / sizeof(T), kFar = 4096 / sizeof(T);
+  return apart > kLongPlane ? kNear : kFar;
+}
 
 // Up to a square of positions of the planes of all lanes, `apart` values after one another, into a tile and back.
 template <bool kWhole, typename T>
-void turn_square_in(const T* planes, int64_t apart, int64_t count, T* tile) {
-  constexpr int64_t kLanes = Pack<T>::kLanes, kAhead = kAheadBytes / sizeof(T);
+void turn_square_in(const T* planes, int64_t apart, int64_t ahead, int64_t count, T* tile) {
+  constexpr int64_t kLanes = Pack<T>::kLanes;
   Pack<T> rows[kLanes];
 #pragma GCC unroll 16
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     const T* source = planes + lane * apart;
-    __builtin_prefetch(source + kAhead, 0);
+    __builtin_prefetch(source + ahead, 0);
     rows[lane] = kWhole ? Pack<T>::load(source) : Pack<T>::load_first(source, count);
   }
   turn(rows);
@@ -103,8 +108,8 @@ void turn_square_in(const T* planes, int64_t apart, int64_t count, T* tile) {
 }
 
 template <bool kWhole, typename T>
-void turn_square_out(const T* tile, int64_t count, T* planes, int64_t apart) {
-  constexpr int64_t kLanes = Pack<T>::kLanes, kAhead = kAheadBytes / sizeof(T);
+void turn_square_out(const T* tile, int64_t count, T* planes, int64_t apart, int64_t ahead) {
+  constexpr int64_t kLanes = Pack<T>::kLanes;
   Pack<T> rows[kLanes];
   if constexpr (kWhole) {
 #pragma GCC unroll 16
@@ -120,7 +125,7 @@ void turn_square_out(const T* tile, int64_t count, T* planes, int64_t apart) {
 #pragma GCC unroll 16
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     T* target = planes + lane * apart;
-    __builtin_prefetch(target + kAhead, 1);
+    __builtin_prefetch(target + ahead, 1);
     kWhole ? rows[lane].store(target) : rows[lane].store_first(target, count);
   }
 }
@@ -128,24 +133,26 @@ void turn_square_out(const T* tile, int64_t count, T* planes, int64_t apart) {
 template <typename T>
 void turn_in(const T* planes, int64_t apart, int64_t count, T* tile) {
   constexpr int64_t kLanes = Pack<T>::kLanes;
+  const int64_t ahead = values_ahead<T>(apart);
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    turn_square_in<true>(planes + i, apart, kLanes, tile + i * kLanes);
+    turn_square_in<true>(planes + i, apart, ahead, kLanes, tile + i * kLanes);
   }
   if (i < count) {
-    turn_square_in<false>(planes + i, apart, count - i, tile + i * kLanes);
+    turn_square_in<false>(planes + i, apart, ahead, count - i, tile + i * kLanes);
   }
 }
 
 template <typename T>
 void turn_out(const T* tile, int64_t count, T* planes, int64_t apart) {
   constexpr int64_t kLanes = Pack<T>::kLanes;
+  const int64_t ahead = values_ahead<T>(apart);
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    turn_square_out<true>(tile + i * kLanes, kLanes, planes + i, apart);
+    turn_square_out<true>(tile + i * kLanes, kLanes, planes + i, apart, ahead);
   }
   if (i < count) {
-    turn_square_out<false>(tile + i * kLanes, count - i, planes + i, apart);
+    turn_square_out<false>(tile + i * kLanes, count - i, planes + i, apart, ahead);
   }
 }
 

@@ -54,7 +54,7 @@ class PlaneSumsBuffer {
       : arguments_(arguments),
         images_(images),
         values_(channels / (2 * arguments.groups)),
-        buffer_(empty({images, channels, 2}, arguments.parameters[0].scalar_type(), arguments.parameters[0])) {}
+        buffer_(empty({images, channels, 2}, arguments.parameters[0])) {}
 
   PlaneSums<T>* data() const {
     return reinterpret_cast<PlaneSums<T>*>(buffer_.mutable_data_ptr<T>());

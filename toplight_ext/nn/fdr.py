@@ -40,7 +40,9 @@ class SliceEmbedding(nn.Module):
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, slices: Tensor) -> Tensor:
-        concatenated = self.linear(slices.mT).flatten(1)[:, : self.norm.num_features]
+        # Slices of one image would be multiplied transposed as they lie, whose gradient takes a CPU ten times as long.
+        slices = slices.mT.contiguous()
+        concatenated = self.linear(slices).flatten(1)[:, : self.norm.num_features]
         return torch.relu(self.norm(concatenated)).unsqueeze(2)
 
 
