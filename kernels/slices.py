@@ -131,13 +131,16 @@ def from_slices(
 ):
     """Profile (BLOCK_C, SIZE) from slices in memory: sums over slices, 0 where there is no channel."""
     BLOCK_S: tl.constexpr = slices_at_once(SLICES, vectors.numel * SIZE)
-    profile = tl.zeros((vectors.shape[0], SIZE), ACC)
+    origin = tl.zeros((vectors.shape[0], 1), ACC)
+    if not POOL:  # from the first slice on, so that equal slices stay equal
+        origin += tl.load(vectors, mask=exists, other=0.0).to(ACC)[:, None]
+    profile = tl.zeros((vectors.shape[0], SIZE), ACC) + origin
     for first in range(0, SLICES, BLOCK_S):
         i = first + tl.arange(0, BLOCK_S)
         inside = exists[:, None] & (i < SLICES)[None, :]
         slices = tl.load(vectors[:, None] + i.to(tl.int64)[None, :] * STRIDE, mask=inside, other=0.0).to(ACC)
         give = slice_weights(i[:, None], tl.arange(0, SIZE)[None, :], LENGTH, SLICES, ACROSS, POOL, ACC)
-        profile += multiply(slices, give)
+        profile += multiply(tl.where(inside, slices - origin, 0.0), give)
     return profile
 
 

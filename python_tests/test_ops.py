@@ -92,6 +92,19 @@ def test_equals_the_reference_on_drawn_shapes(device, case, sample, layout, grad
     assert_exact(results(case, sample, device, dtype, layout, gradient_layout, seed), dtype)
 
 
+@pytest.mark.parametrize("name", ("upsample_shuffle_attention", "upsample_shuffle_attention_pooled"))
+def test_equal_slices_stay_equal(device, name):
+    """A profile of equal slices does not vary; what interpolation added would be enlarged to a gradient."""
+    case, sample = CASES[name], Sample((1, 16, 5, 12), slices=(27, 22), groups=4)
+    inputs = case.inputs(sample, torch.float32, device=device)
+    for vectors in inputs[:2]:
+        vectors.copy_(1000 * vectors[..., :1].clone())
+    exact = [x.double().requires_grad_() for x in inputs]
+    _, given = run(ops, case, sample, [x.requires_grad_() for x in inputs])
+    _, expected = run(ops.reference, case, sample, exact)
+    assert all(error(ours, right) < 0.01 for ours, right in zip(given, expected, strict=True))
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 @every_layout
 @every_case
