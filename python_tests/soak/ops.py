@@ -28,12 +28,8 @@ from toplight_ext.op_cases import (
 )
 
 HALF = (torch.bfloat16, torch.float16)
-# Of half precision one rounding of the result. The reference in float64 rounds as well: where planes are constant a
-# gradient of 0 comes out of it as 1e-10.
-ALLOWED = {dtype: torch.finfo(dtype).eps / 2 for dtype in HALF} | {
-    torch.float32: TOLERANCE[torch.float32],
-    torch.float64: 10 * TOLERANCE[torch.float64],
-}
+# Of half precision one rounding of the result.
+ALLOWED = TOLERANCE | {dtype: torch.finfo(dtype).eps / 2 for dtype in HALF}
 VALUES = ("plain", "constant", "scaled up", "subnormal", "not finite")
 
 
@@ -172,6 +168,8 @@ def problems(case: Case, draw: Draw) -> Iterator[str]:
         yield from _problems_of_overflow(results)
     # Rounding grows with what is added up.
     allowed = ALLOWED[draw.dtype] * (1000 if draw.values == "scaled up" else 1)
+    if draw.dtype == torch.float64 and (draw.values == "constant" or draw.layout == "value_repeated"):
+        allowed *= 10  # planes that do not vary: a gradient of 0 comes out of the reference, in float64 too, as 1e-10
     for name, (found, most) in zip(names, errors(results, allowed), strict=True):
         if not found <= most:
             yield f"{name} errs by {found:.3g}, at most {most:.3g} allowed"
