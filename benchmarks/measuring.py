@@ -149,6 +149,22 @@ def _distance(given: Tensor, exact: Tensor) -> float:
     return torch.stack([torch.linalg.vector_norm(a.to(b.dtype, copy=True).sub_(b)) for a, b in parts]).norm().item()
 
 
+def empty_call(leaves: list[Tensor], arriving: list[Tensor]) -> Step:
+    """An autograd.Function with these inputs and outputs that computes nothing: what PyTorch takes for a call."""
+
+    class Empty(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            ctx.save_for_backward(*inputs)
+            return tuple(map(torch.empty_like, arriving))
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return tuple(map(torch.empty_like, ctx.saved_tensors))
+
+    return Step(Empty.apply, leaves, leaves, arriving)
+
+
 class Copy:
     """A copy between two buffers that moves (reads plus writes) so many bytes, and one into fresh memory."""
 

@@ -22,6 +22,7 @@ The figures of a row
     forward_bytes, both_bytes    the fewest that have to be read and written: see cases.Case.moved
     forward_of_copy, both_of_copy    time of a copy that moves as many bytes, in the same rounds, / this time
     copy_us, fresh_copy_us    that copy for forward + backward, and one into memory allocated for it, as outputs are
+    call_us    forward + backward of an autograd.Function with the same inputs and outputs that computes nothing
     copy_gb_per_s    bandwidth of a copy far larger than any cache, read + written
     peak_bytes    of forward + backward above the inputs, the parameters and the gradient that arrives
     kept_bytes    storages that forward keeps for backward, other than inputs and parameters
@@ -47,7 +48,7 @@ from trial import KINDS, measure
 KEY = ("op", "shape", "size", "slices", "layout", "dtype")
 FIGURES = [f"{kind}_{figure}" for kind in KINDS for figure in ("us", "low_us", "high_us", "of_copy", "bytes")]
 COLUMNS = [*KEY, "variant", "failure", "error", "samples", *FIGURES, "over_native", "copy_us", "fresh_copy_us"]
-COLUMNS += ["peak_bytes", "kept_bytes", "kept_input_bytes"]
+COLUMNS += ["call_us", "peak_bytes", "kept_bytes", "kept_input_bytes"]
 PEERS = tuple(name for name in VARIANTS if name != "native")
 HEADER = f"{'':66}{'forward':>10}{'both':>10} {'of copy':>8}  forward + backward of the others / native's"
 

@@ -14,6 +14,7 @@ from measuring import (
     Step,
     addresses,
     calls_per_sample,
+    empty_call,
     kept_storages,
     peak_allocation,
     quartiles,
@@ -111,27 +112,29 @@ def measure(case: Case, wanted: list[str]) -> list[dict]:
             variants.append(variant)
         else:
             rows.append({"variant": name, "failure": "wrong", "error": variant.error})
-    moved = case.moved(truth.arriving)
+    moved, call = case.moved(truth.arriving), empty_call(case.leaves("native"), truth.arriving)
     del truth, pools
-    timed, copies = in_turns(variants, moved, case.device)
-    return [row | copies for row in timed] + rows
+    timed, floors = in_turns(variants, moved, call, case.device)
+    return [row | floors for row in timed] + rows
 
 
-def in_turns(variants: list[Variant], moved: tuple[int, int], device: str) -> tuple[list[dict], dict]:
-    """Time the variants, and copies of as many bytes, round by round: rows of the variants, and what all share."""
+def in_turns(variants: list[Variant], moved: tuple[int, int], call: Step, device: str) -> tuple[list[dict], dict]:
+    """Time the variants, copies of as many bytes and an empty call, round by round: rows of the variants, and what all
+    share."""
     forward, both = (Copy(count, device) for count in moved)
-    copies = (forward.seconds, both.seconds, both.seconds_fresh)
-    seconds = [[] for _ in copies]
+    calls, _ = calls_per_sample(lambda calls: time_step(call, device, calls)[1])
+    floors = (forward.seconds, both.seconds, both.seconds_fresh, lambda: time_step(call, device, calls)[1])
+    seconds = [[] for _ in floors]
     for variant in variants:
         variant.calibrate()
     for _ in range(ROUNDS):
         for variant in variants:
             variant.sample()
-        for copy, found in zip(copies, seconds, strict=True):
+        for floor, found in zip(floors, seconds, strict=True):
             if sum(found) < PATIENCE:
-                found.append(copy())
-    of_forward, of_both, fresh = (statistics.median(found) for found in seconds)
+                found.append(floor())
+    of_forward, of_both, fresh, empty = (statistics.median(found) for found in seconds)
     native = next((variant for variant in variants if variant.name == "native"), None)
     rows = [variant.row((of_forward if moved[0] else math.nan, of_both), native) for variant in variants]
     shared = dict(zip((f"{kind}_bytes" for kind in KINDS), moved, strict=True))
-    return rows, shared | {"copy_us": 1e6 * of_both, "fresh_copy_us": 1e6 * fresh}
+    return rows, shared | {"copy_us": 1e6 * of_both, "fresh_copy_us": 1e6 * fresh, "call_us": 1e6 * empty}

@@ -64,7 +64,9 @@ class Walk {
       : height_(height),
         width_(width),
         step_(std::clamp<int64_t>(kTilePacks / (width * bundles), 1, height)),
-        tiles_(bundles * step_ * width * Pack<T>::kLanes) {}
+        tiles_(bundles * step_ * width * Pack<T>::kLanes),
+        padded_((width + Pack<T>::kLanes - 1) / Pack<T>::kLanes * Pack<T>::kLanes),
+        turned_(width < kLongRow ? 0 : (height + padded_) * Pack<T>::kLanes) {}
 
   // Fills the profiles with the sums of the map over the other axis.
   template <typename scalar_t>
@@ -93,6 +95,14 @@ class Walk {
       std::span<const Lanes> bundles,
       const Map& map,
       scalar_t* image) {
+    if constexpr (std::is_same_v<T, scalar_t>) {
+      if (width_ >= kLongRow && access_of<T>(map, bundles) == Access::kPositions) {
+        for (size_t j = 0; j < bundles.size(); ++j) {
+          write_planes(profiles[j], bundles[j], map.channel_stride, image);
+        }
+        return;
+      }
+    }
     for_rows([&](Rows rows) {
       for (size_t j = 0; j < bundles.size(); ++j) {
         fill(profiles[j], rows, tile(j, rows));
@@ -103,6 +113,8 @@ class Walk {
 
  private:
   static constexpr int64_t kTilePacks = (32 << 10) / kPackBytes;
+  // From here on a plane is written row by row, and only its profiles are turned.
+  static constexpr int64_t kLongRow = 16;
 
   template <typename Body>
   void for_rows(const Body& body) const {
@@ -125,8 +137,47 @@ class Walk {
     }
   }
 
+  void write_planes(const Profile<T>& profile, const Lanes& lanes, int64_t channel_stride, T* image) const {
+    T *all_rows = turned_.get(), *all_columns = turned_ + Pack<T>::kLanes * height_;
+    if (profile.rows) {
+      turn_out(profile.rows, height_, all_rows, height_);
+    }
+    if (profile.columns) {
+      turn_out(profile.columns, width_, all_columns, padded_);
+    }
+    for (int64_t lane = 0; lane < Pack<T>::kLanes; ++lane) {
+      const T *rows = all_rows + lane * height_, *columns = all_columns + lane * padded_;
+      const auto row = [=](int64_t h) { return Pack<T>(profile.rows ? rows[h] : T(0)); };
+      T* plane = image + lanes.channel(lane) * channel_stride;
+      if (profile.columns) {
+        write_plane(plane, [=](int64_t h, int64_t w) { return row(h) + Pack<T>::load(columns + w); });
+      } else {
+        write_plane(plane, [=](int64_t h, int64_t) { return row(h); });
+      }
+    }
+  }
+
+  // value(h, w) is the pack of values from there on; what it has beyond its row the next row overwrites.
+  template <typename Value>
+  void write_plane(T* plane, const Value& value) const {
+    constexpr int64_t kLanes = Pack<T>::kLanes;
+    static_assert(kLanes <= kLongRow);
+    for (int64_t h = 0; h < height_; ++h, plane += width_) {
+      const int64_t end = h + 1 < height_ ? padded_ : width_;
+      int64_t w = 0;
+      for (; w + kLanes <= end; w += kLanes) {
+        value(h, w).store(plane + w);
+      }
+      if (w < end) {
+        value(h, w).store_first(plane + w, end - w);
+      }
+    }
+  }
+
   int64_t height_, width_, step_;
   Buffer<T> tiles_;
+  int64_t padded_;  // width in whole packs
+  Buffer<T> turned_;  // of one bundle: rows (lanes, height), columns (lanes, padded)
 };
 
 }  // namespace toplight::cpu
