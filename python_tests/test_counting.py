@@ -1,5 +1,6 @@
 """Multiply-adds against torch's counter on real runs, torchvision's published figures, and the paper's."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_count_is_half_of_what_torch_counts_in_a_real_run(name, neck):
     images = torch.randn(1, 3, 64, 32)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     count = count_flops(model, (64, 32))
+    assert count_flops(copy.deepcopy(model).half(), (64, 32)) == count
     assert model.training
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
     # torch has no formula for its fused attention on a CPU.

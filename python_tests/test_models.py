@@ -146,6 +146,16 @@ def test_whole_network_compiles_without_a_break():
     torch.testing.assert_close(compiled(images, images, maps=True), model(images, images, maps=True))
 
 
+def test_maps_are_exported_for_any_batch():
+    model = build().eval()
+    images = torch.randn(3, 3, 64, 32)
+    any_batch = {0: torch.export.Dim("batch", min=2)}
+    sizes = {"visible": any_batch, "infrared": any_batch, "maps": None}
+    exported = torch.export.export(model, (images, images, True), dynamic_shapes=sizes).module()
+    other = torch.randn(5, 3, 64, 32)
+    torch.testing.assert_close(exported(other, other, True), model(other, other, True))
+
+
 @pytest.mark.parametrize("neck", ["fdr", "gap"])
 def test_whole_network_trains_under_autocast_in_channels_last(neck):
     model = create_model(SMALL, num_classes=4, neck=neck, slices=(4, 2), duplicated=4)

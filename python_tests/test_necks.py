@@ -261,6 +261,12 @@ def test_neck_keeps_its_interface_in_every_mode(name):
 
 
 @pytest.mark.parametrize("name", NECKS)
+def test_neck_is_traced_symbolically(name):
+    neck, x = build(name).eval(), torch.randn(4, 32, 9, 5)
+    assert torch.equal(torch.fx.symbolic_trace(neck)(x), neck(x))
+
+
+@pytest.mark.parametrize("name", NECKS)
 def test_neck_under_autocast_stays_near_full_precision(name):
     neck = build(name).eval()
     x = torch.randn(4, 32, 9, 5, requires_grad=True)

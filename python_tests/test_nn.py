@@ -152,9 +152,13 @@ def test_groups_left_out_fall_back_with_a_warning_that_names_them(channels, used
         ),
         (lambda: tl.ShuffleAttention(96, groups=0), "G = 0; the nearest valid G is 1"),
         (lambda: tl.FDR(30, groups=4), "C = 30 and groups G = 4; the nearest valid G is [35]"),
-        (lambda: tl.ShuffleAttention(7), "must be even, got 7"),
-        (lambda: tl.FDR(8, slices=(0, 3)), r"slices must be two positive numbers \(n_h, n_v\), got \(0, 3\)"),
+        (lambda: tl.ShuffleAttention(7), "C = 7 .* no G is valid"),
+        (lambda: tl.FDR(8, slices=(0, 3)), r"two whole numbers of at least 1 \(horizontal, vertical\), got \(0, 3\)"),
+        (lambda: tl.FDR(8, slices=6), "slices must be two whole numbers .*, got 6"),
         (lambda: tl.FDR(8, out_channels=8, embed=False), "2 \\* channels = 16, got 8"),
+        (lambda: tl.FDR(8, out_channels=0), "channels must be at least 1, got 0"),
+        (lambda: tl.FDR(8, groups=2)(torch.zeros(2, 16, 3, 3)), r"made for 8 channels, .* \(2, 16, 3, 3\)"),
+        (lambda: tl.ShuffleAttention(8, 2)(torch.zeros(2, 6, 3, 3)), r"made for 8 channels, .* \(2, 6, 3, 3\)"),
     ],
 )
 def test_wrong_arguments_are_named(make, message):

@@ -5,6 +5,7 @@ import torch
 from op_cases import CASES, GRADIENT_LAYOUTS, SAMPLES, Sample, every_case, lay_out, leaves
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 
 from toplight_ext import ops
 from toplight_ext.errors import InputError
@@ -125,15 +126,16 @@ V = torch.zeros(2, 4, 3)
 @pytest.mark.parametrize(
     "call, message",
     (
-        (lambda: attention_of(X, 3), "C = 8 .* G = 3 .* nearest G that fits is 2"),
-        (lambda: attention_of(torch.zeros(1, 7, 2, 2), 1), "C = 7 .* no G fits"),
-        (lambda: attention_of(X, 0), "G = 0 .* nearest G that fits is 1"),
+        (lambda: attention_of(X, 3), "C = 8 and groups G = 3; the nearest valid G is 2"),
+        (lambda: attention_of(torch.zeros(1, 7, 2, 2), 1), "C = 7 .* no G is valid"),
+        (lambda: attention_of(X, 0), "G = 0; the nearest valid G is 1"),
         (lambda: attention_of(X, 4), r"channel_weight must have the shape \(1, 1, 1, 1\) .* got \(1, 2, 1, 1\)"),
         (lambda: attention_of(X, 2, [torch.zeros(1, 2, 1, 1, device="meta")] * 6), "be on cpu .* got .* on meta"),
         (lambda: attention_of(X[0], 2), r"x must be \(B, C, H, W\)"),
         (lambda: attention_of(X.long(), 2), "got torch.int64"),
-        (lambda: ops.slice_pool(X, (0, 3)), "slices must be two numbers of at least 1"),
-        (lambda: ops.slice_pool_upsample(X, (2, 3, 4)), "slices must be two numbers of at least 1"),
+        (lambda: ops.slice_pool(X, (0, 3)), "slices must be two whole numbers of at least 1"),
+        (lambda: ops.slice_pool(X, (6.0, 3)), "slices must be two whole numbers of at least 1"),
+        (lambda: ops.slice_pool_upsample(X, (2, 3, 4)), "slices must be two whole numbers of at least 1"),
         (lambda: ops.slice_pool(X[:, :, :0], (2, 3)), "height and width must be at least 1"),
         (lambda: ops.upsample_shuffle_attention(V, V[0], (5, 3), *[X] * 6, 2), r"columns must be \(B, C, slices\)"),
         (lambda: ops.upsample_shuffle_attention(V, V[:1], (5, 3), *[X] * 6, 2), "rows have 2 images, columns have 1"),
@@ -177,6 +179,48 @@ TAIL = (2, 1e-5, True)
 def test_the_torch_ops_check_for_themselves(op, arguments, message):
     with pytest.raises(RuntimeError, match=message):
         getattr(torch.ops.toplight_ext, op)(*arguments)
+
+
+@every_case
+def test_transforms_of_functions_see_the_reference(case):
+    """torch.func and forward-mode differentiation know no rules for our ops, and would drop a tangent silently."""
+    inputs = [tensor.detach() for tensor in case.inputs(SAMPLE, torch.float64)]
+    tangents = [torch.randn_like(tensor) for tensor in inputs]
+
+    def total(*given):
+        return sum(y.square().sum() for y in case.outputs(ops, list(given), SAMPLE))
+
+    with ops.use_backend("reference"):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        exact = torch.autograd.grad(total(*leaves), leaves)
+    slope = sum((gradient * tangent).sum() for gradient, tangent in zip(exact, tangents, strict=True))
+    every = tuple(range(len(inputs)))
+    torch.testing.assert_close(torch.func.grad(total, argnums=every)(*inputs), exact)
+    first, *others = inputs
+    two = torch.stack([torch.zeros_like(first), first])
+    each = torch.vmap(lambda given: torch.func.grad(total)(given, *others))(two)
+    torch.testing.assert_close(each[1], exact[0])
+    if case.op == "gradient_reversal":  # whose derivative depends on the direction
+        with pytest.raises(RuntimeError, match="jvp"):
+            torch.func.jvp(total, tuple(inputs), tuple(tangents))
+        return
+    torch.testing.assert_close(torch.func.jvp(total, tuple(inputs), tuple(tangents))[1], slope)
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(tensor, tangent) for tensor, tangent in zip(inputs, tangents, strict=True)]
+        torch.testing.assert_close(forward_ad.unpack_dual(total(*duals)).tangent, slope)
+    with ops.use_backend("native"), pytest.raises(RuntimeError, match="reference only"):
+        torch.func.jvp(total, tuple(inputs), tuple(tangents))
+
+
+def test_reversal_has_a_second_gradient():
+    found = []
+    for backend in ("native", "reference"):
+        with ops.use_backend(backend):
+            x = torch.arange(1.0, 5.0, requires_grad=True)
+            (gradient,) = torch.autograd.grad(ops.gradient_reversal(x, 0.5).pow(3).sum(), x, create_graph=True)
+            found.append(torch.autograd.grad(gradient.square().sum(), x)[0])
+    assert torch.equal(*found)
+    assert torch.equal(found[0], -4.5 * torch.arange(1.0, 5.0) ** 3)
 
 
 def test_double_backward_is_refused():

@@ -208,6 +208,7 @@ BACKBONES = {
         strided="stages.3.downsample",
     ),
 }
+BUILT_IN = frozenset(BACKBONES)
 
 
 def find_partition(name: str) -> Partition:

@@ -60,6 +60,7 @@ def _run(
     model: nn.Module, shape: tuple[int, ...], formulas: Mapping[object, Callable[..., int]] | None = None
 ) -> tuple[int, Any]:
     """The multiply-adds for an input of that shape, and what the model gives, on shapes alone."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
-        output = skeleton(model)(torch.empty(shape, device="meta"))
+        output = skeleton(model)(torch.empty(shape, dtype=dtype, device="meta"))
     return counter.get_total_flops() // 2, output

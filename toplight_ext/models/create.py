@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from ..errors import InputError
 from ..extras import require
 from ..nn import Neck, ShuffleAttention, create_input, create_neck
+from ..text import plain
 from .backbones import find_partition
 from .blocks import BLOCKS, Partition, block_of, block_sizes, cut, is_within, set_last_stride
 from .network import DualPathNetwork
@@ -112,21 +114,29 @@ def create_backbone(name: str, partition: Partition, pretrained: bool = False) -
     """The plain network from its own package, for images of any size, with or without its public weights.
 
     Raises:
-        InputError: public weights of a network that has none to be loaded by name.
+        InputError: public weights of a network that has none to be loaded by name, or they cannot be downloaded.
         MissingExtra: the package is not installed.
     """
+    instead = "give pretrained (model.pretrained in a recipe) the path of a checkpoint"
     if callable(partition.source):
         if pretrained:
-            raise InputError(f"{name} has no weights to be loaded by name; give pretrained the path of a checkpoint")
+            raise InputError(f"{name} has no weights to be loaded by name; {instead}")
         return partition.source(**partition.options)
-    name = partition.network or name
+    package = require("timm" if partition.source == "timm" else "torchvision.models", extra="train")
+    try:
+        return _from_package(package, partition, partition.network or name, pretrained)
+    except Exception as error:  # of many kinds: those of the packages' own downloads
+        if not pretrained:
+            raise
+        raise InputError(f"{name}: its public weights cannot be loaded ({plain(error, 200)}); {instead}") from error
+
+
+def _from_package(package: ModuleType, partition: Partition, name: str, pretrained: bool) -> nn.Module:
     if partition.source == "torchvision":
-        models = require("torchvision.models", extra="train")
-        return models.get_model(name, weights="DEFAULT" if pretrained else None, **partition.options)
-    timm = require("timm", extra="train")
-    root = timm.create_model(name, pretrained=pretrained, num_classes=0, **partition.options)
+        return package.get_model(name, weights="DEFAULT" if pretrained else None, **partition.options)
+    root = package.create_model(name, pretrained=pretrained, num_classes=0, **partition.options)
     for layer in root.modules():
-        if isinstance(layer, timm.layers.PatchEmbed):
+        if isinstance(layer, package.layers.PatchEmbed):
             layer.dynamic_img_pad = True  # sizes that are no multiple of the patch are padded, as a convolution does
     return root
 

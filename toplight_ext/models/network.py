@@ -93,7 +93,7 @@ class DualPathNetwork(nn.Module):
         embedding, logits = self.head(features)
         if not maps:
             return Output(features, embedding, logits)
-        parts = iter(x.split([len(part) for part in present]))
+        parts = iter(x.split([part.shape[0] for part in present]))
         final_maps = (None if visible is None else next(parts), None if infrared is None else next(parts))
         return Output(features, embedding, logits, path_maps, final_maps)
 

@@ -13,7 +13,12 @@ from ..ops._registration import is_channels_last, memory_format
 from ..ops.slice_pool_upsample import upsample_reference
 from .attention import ShuffleAttention
 from .fdr import FDR, SliceEmbedding
-from .pooling import Neck
+from .pooling import Neck, check_channels
+
+# They ask for sizes and strides, which torch.fx.symbolic_trace does not know.
+torch.fx.wrap("is_channels_last")
+torch.fx.wrap("memory_format")
+torch.fx.wrap("upsample_reference")
 
 REDUCTION = 16  # of the channels between the two layers of a gate, in all three papers
 
@@ -121,6 +126,7 @@ class HorizontalFDR(Neck):
 
     def attended(self, x: Tensor) -> Tensor:
         """(B, C, H, 1): the map, whose columns are all the same, as one of them."""
+        check_channels(self, x)
         rows, _ = ops.slice_pool(x, (self.bands, 1))
         return self.attention(F.interpolate(self.embed_rows(rows), x.shape[2], mode="linear").unsqueeze(3))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..errors import InputError
-from .pooling import Neck
+from ..ops.shuffle_attention import check_groups, valid_groups
+from .pooling import Neck, check_channels
 
 DEFAULT_GROUPS = 64
 
@@ -22,26 +22,18 @@ def resolve_groups(channels: int, groups: int | None) -> int:
     Raises:
         InputError: C is odd, or C is not divisible by 2G for the G given.
     """
-    if channels < 2 or channels % 2:
-        raise InputError(f"shuffle attention halves the channels: their number must be even, got {channels}")
-    half = channels // 2
-    wanted = DEFAULT_GROUPS if groups is None else groups
-    if wanted > 0 and half % wanted == 0:
+    if groups is not None or channels < 2 or channels % 2:
+        wanted = DEFAULT_GROUPS if groups is None else groups
+        check_groups("shuffle attention", channels, wanted)
         return wanted
-    valid = [divisor for divisor in range(1, half + 1) if half % divisor == 0]
-    if groups is None:
-        largest = max(divisor for divisor in valid if divisor <= wanted)
+    largest = max(g for g in valid_groups(channels) if g <= DEFAULT_GROUPS)
+    if largest < DEFAULT_GROUPS:
         warnings.warn(
-            f"shuffle attention: {channels} channels are not divisible by 2 * {wanted} groups; "
+            f"shuffle attention: {channels} channels are not divisible by 2 * {DEFAULT_GROUPS} groups; "
             f"using {largest} groups, give groups={largest} to silence this",
             stacklevel=3,
         )
-        return largest
-    nearest = min(valid, key=lambda divisor: abs(divisor - groups))
-    raise InputError(
-        f"shuffle attention needs channels divisible by 2 * groups: got channels C = {channels} and "
-        f"groups G = {groups}; the nearest valid G is {nearest}"
-    )
+    return largest
 
 
 class ShuffleAttention(Neck):
@@ -55,7 +47,7 @@ class ShuffleAttention(Neck):
         shuffle: whether the halves of all groups are interleaved at the end.
 
     Raises:
-        InputError: C is not divisible by 2G.
+        InputError: C is not divisible by 2G; a map has other than C channels.
     """
 
     eps = 1e-5  # GroupNorm's, as in SA-Net
@@ -87,6 +79,7 @@ class ShuffleAttention(Neck):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        check_channels(self, x)
         return ops.shuffle_attention(x, *self.op_arguments())
 
     def extra_repr(self) -> str:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..errors import InputError
-from ..ops._registration import is_channels_last
-from .attention import ShuffleAttention
-from .pooling import Neck
+from ..ops._registration import check_slices, is_channels_last
+from .attention import ShuffleAttention, resolve_groups
+from .pooling import Neck, check_channels
 
 torch.fx.wrap("is_channels_last")  # it asks for strides, which torch.fx.symbolic_trace does not know
 
@@ -71,7 +71,7 @@ class FDR(Neck):
 
     Raises:
         InputError: C_out is not divisible by twice the groups, C_out is not 2C with embed=False, a slice
-            count below 1.
+            count below 1; a map has other than C channels.
     """
 
     embedding: type[nn.Module] = SliceEmbedding  # the other readings of the paper (readings.py) have others
@@ -84,23 +84,25 @@ class FDR(Neck):
         groups: int | None = None,
         embed: bool = True,
     ):
-        if len(slices) != 2 or min(slices) < 1:
-            raise InputError(f"FDR: slices must be two positive numbers (n_h, n_v), got {slices}")
+        check_slices("FDR", slices)
         if not embed and out_channels not in (None, 2 * channels):
             raise InputError(
                 f"FDR: without the embedding out_channels is 2 * channels = {2 * channels}, "
                 f"got {out_channels}; leave it out or use embed=True"
             )
-        super().__init__(channels, out_channels or (channels if embed else 2 * channels))
+        if out_channels is None:
+            out_channels = channels if embed else 2 * channels
+        super().__init__(channels, out_channels)
         self.slices = tuple(slices)
         self.embed = embed
-        self.attention = ShuffleAttention(self.out_channels, groups)
+        self.attention = ShuffleAttention(self.out_channels, resolve_groups(self.out_channels, groups))
         if embed:
             self.embed_rows = self.embedding(channels, self.out_channels // 2, slices[0])
             self.embed_columns = self.embedding(channels, self.out_channels // 2, slices[1])
 
     def profiles(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Steps 1 and 2: row vectors and column vectors, each (B, C_out / 2, positions), and the size of step 3."""
+        check_channels(self, x)
         rows, columns = ops.slice_pool(x, self.slices)
         if self.embed:
             rows, columns = self.embed_rows(rows), self.embed_columns(columns)

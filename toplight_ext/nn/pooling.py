@@ -10,6 +10,15 @@ from ..errors import InputError
 from ..ops._registration import accumulation_dtype
 
 
+def check_channels(module: Neck, x: Tensor) -> None:
+    """Raise InputError unless the map `x` has the channels that the module was made for."""
+    # What torch.fx traces with is no tensor and has no sizes; of anything else that is no map the ops say so.
+    if isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] != module.channels:
+        raise InputError(
+            f"{type(module).__name__} was made for {module.channels} channels, got a map of shape {tuple(x.shape)}"
+        )
+
+
 class Neck(nn.Module):
     """What stands between the last block of a backbone and its head.
 
@@ -24,8 +33,10 @@ class Neck(nn.Module):
 
     def __init__(self, channels: int, out_channels: int | None = None):
         super().__init__()
+        if channels < 1:
+            raise InputError(f"{type(self).__name__}: channels must be at least 1, got {channels}")
         self.channels = channels
-        self.out_channels = out_channels or channels
+        self.out_channels = channels if out_channels is None else out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         return x

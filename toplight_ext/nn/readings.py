@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from .fdr import FDR, in_front_of_norm
+from .pooling import check_channels
 
 
 class ConvolutionalEmbedding(nn.Module):
@@ -106,11 +107,11 @@ class ProfileFDR(Reading):
     embedding = WideConvolutionalEmbedding
 
     def profiles(self, x: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        slices = ops.slice_pool(x, self.slices)
-        rows, columns = (
-            F.interpolate(vectors, length, mode="linear") for vectors, length in zip(slices, x.shape[2:], strict=True)
-        )
-        return self.embed_rows(rows), self.embed_columns(columns), x.shape[2:]
+        check_channels(self, x)
+        rows, columns = ops.slice_pool(x, self.slices)
+        rows = self.embed_rows(F.interpolate(rows, x.shape[2], mode="linear"))
+        columns = self.embed_columns(F.interpolate(columns, x.shape[3], mode="linear"))
+        return rows, columns, x.shape[2:]
 
 
 class VectorFDR(Reading):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from toplight_ext import _library
 from toplight_ext.errors import InputError
@@ -104,17 +105,21 @@ def _without_gradient(op: str) -> Callable:
 
 
 def _is_traced() -> bool:
-    """Whether the torch op itself has to be seen, by a compiler, an exporter or a transform of torch.func."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-    )
+    """Whether the torch op itself has to be seen, by a compiler or an exporter."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is at work.
+
+    Our torch ops have no rules for these, and a tangent would be lost without a word.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def check_tensor(op: str, x: Tensor, name: str) -> None:
     if not isinstance(x, Tensor):
-        raise InputError(f"{op}: {name} must be a tensor, got {x!r}")
+        raise InputError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
 
 
 def check_map(op: str, x: Tensor, name: str = "x") -> None:
@@ -138,13 +143,13 @@ def check_extent(op: str, size: tuple[int, int]) -> None:
 
 def check_slices(op: str, slices: tuple[int, int]) -> tuple[int, int]:
     if not _are_two(slices):
-        raise InputError(f"{op}: slices must be two numbers of at least 1 (horizontal, vertical), got {slices}")
+        raise InputError(f"{op}: slices must be two whole numbers of at least 1 (horizontal, vertical), got {slices}")
     return slices
 
 
 def _are_two(numbers: tuple[int, int]) -> bool:
-    """Whether these are two numbers of at least 1. Of which type says the torch op: a trace has types of its own."""
+    """Whether these are two whole numbers of at least 1; a trace has types of its own for them."""
     try:
-        return len(numbers) == 2 and numbers[0] >= 1 and numbers[1] >= 1
+        return len(numbers) == 2 and all(number >= 1 and not isinstance(number, float) for number in numbers)
     except TypeError:
         return False

@@ -2,7 +2,8 @@
 
 "native" and "triton" are both dispatcher kernels of the same torch op, so choosing one costs nothing per call and
 holds inside compiled graphs and on the backward thread. "reference" is chosen by the public functions, which then
-trace into plain PyTorch. The choice is one for the process, as the dispatcher is.
+trace into plain PyTorch; it is what transforms of torch.func and forward-mode differentiation see in any case. The
+choice is one for the process, as the dispatcher is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import NamedTuple
 import torch
 
 from toplight_ext import _library
+
+from ._registration import is_transformed
 
 NAMES = ("reference", "native", "triton")
 
@@ -188,6 +191,10 @@ def use_reference(op: str, device: torch.device) -> bool:
     Warns once for a kind of device where the ops have no kernels; raises RuntimeError where use_backend asked for
     a backend that cannot run the op there.
     """
+    if is_transformed():
+        if _chosen in ("native", "triton"):
+            raise RuntimeError(f"use_backend({_chosen!r}): {op} runs as the reference only under torch.func and jvp")
+        return True
     # Meta tensors have no values to compute, so they follow what the CPU would do.
     kind = "cpu" if device.type == "meta" else device.type
     backend, reason = _active[op].get(kind, _ELSEWHERE)

@@ -24,11 +24,15 @@ def gradient_reversal(x: Tensor, lambd: float | Tensor = 1.0) -> Tensor:
 
     Raises:
         InputError: x is not floating point, or lambd is not one value.
+        RuntimeError: in forward-mode differentiation, where the identity that is computed has another derivative.
     """
     registration.check_tensor("gradient_reversal", x, "x")
     registration.check_dtype("gradient_reversal", x, "x")
     dtype = registration.accumulation_dtype(x.dtype)
-    lambd = torch.as_tensor(lambd, dtype=dtype, device=x.device)
+    if isinstance(lambd, Tensor):
+        lambd = lambd.to(x.device, dtype)
+    else:  # filled on the device: a copy from the host would wait, and not be recorded in a CUDA graph
+        lambd = torch.full((), lambd, dtype=dtype, device=x.device)
     if lambd.numel() != 1:
         raise InputError(f"gradient_reversal: lambd must be one value, got a tensor of shape {tuple(lambd.shape)}")
     if use_reference("gradient_reversal", x.device):
@@ -43,6 +47,8 @@ def reference(x: Tensor, lambd: Tensor) -> Tensor:
 
 # A torch op may not return its input, so only the backward is one.
 class _ReferenceReversal(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x, lambd):
         return x.view_as(x)
@@ -70,4 +76,13 @@ def _(grad, lambd):
     return registration.empty_map(grad, grad.shape, channels_last)
 
 
-_backward_op = registration.register_backward("gradient_reversal_backward")
+# Linear in the gradient, so its own gradient is the same op; no gradient goes to lambda.
+def _keep_lambd(ctx, inputs, output):
+    ctx.save_for_backward(inputs[1])
+
+
+def _reverse_again(ctx, grad):
+    return _backward_op(grad, *ctx.saved_tensors), None
+
+
+_backward_op = registration.register_autograd("gradient_reversal_backward", _reverse_again, _keep_lambd)

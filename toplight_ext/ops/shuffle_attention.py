@@ -61,13 +61,7 @@ def shuffle_attention(
 
 def check_parameters(op: str, x: Tensor, channels: int, groups: int, given: tuple[Tensor, ...]) -> list[Tensor]:
     """Check the six parameters for a map of `channels` channels; return them in its accumulation dtype."""
-    if not isinstance(groups, int):
-        raise InputError(f"{op}: groups must be a whole number, got {groups!r}")
-    if groups < 1 or channels < 2 or channels % (2 * groups) != 0:
-        raise InputError(
-            f"{op}: C = {channels} channels cannot be cut into two halves of G = {groups} groups: "
-            f"C must be divisible by 2 * G{_nearest_groups(channels, groups)}"
-        )
+    check_groups(op, channels, groups)
     shape, device, dtype = (1, channels // (2 * groups), 1, 1), x.device, registration.accumulation_dtype(x.dtype)
     parameters = []
     for parameter in given:
@@ -83,13 +77,25 @@ def check_parameters(op: str, x: Tensor, channels: int, groups: int, given: tupl
     return parameters
 
 
-def _nearest_groups(channels: int, groups: int) -> str:
-    if channels < 2 or channels % 2 != 0:
-        return "; no G fits an odd number of channels"
-    half = channels // 2
+def check_groups(op: str, channels: int, groups: int) -> None:
+    """Raise InputError, with the nearest number of groups that fits, unless C is divisible by 2 * G."""
+    if not isinstance(groups, int):
+        raise InputError(f"{op}: groups must be a whole number, got {groups!r}")
+    if groups < 1 or channels < 2 or channels % (2 * groups) != 0:
+        valid = valid_groups(channels)
+        nearest = min(valid, key=lambda g: (abs(g - groups), g), default=None)
+        raise InputError(
+            f"{op} halves the channels of every group, which must be divisible by 2 * groups: "
+            f"got channels C = {channels} and groups G = {groups}; "
+            + (f"the nearest valid G is {nearest}" if valid else "no G is valid")
+        )
+
+
+def valid_groups(channels: int) -> list[int]:
+    """Every G for which `channels` is divisible by 2 * G; none where their number is odd."""
+    half = 0 if channels % 2 else channels // 2
     # In pairs, since channels that are expanded can be more than can be counted.
-    valid = [g for d in range(1, math.isqrt(half) + 1) if half % d == 0 for g in (d, half // d)]
-    return f"; the nearest G that fits is {min(valid, key=lambda g: (abs(g - groups), g))}"
+    return [g for d in range(1, math.isqrt(half) + 1) if half % d == 0 for g in (d, half // d)]
 
 
 def reference(
