@@ -131,6 +131,33 @@ print("same")
     assert "same" in run_python(code, tmp_path, TRITON_INTERPRET="1")
 
 
+def test_a_gpu_older_than_the_compiled_kernels_gets_others():
+    """Pretended: a CUDA library is there, and the GPU that a tensor lies on is too old for it, or is not."""
+    program = """
+import sys
+import torch
+from toplight_ext import _library, ops
+backends = sys.modules["toplight_ext.ops.backends"]
+_library.cuda = _library.Library(_library.cpu.path, None)
+_library.oldest_gpu = lambda: (8, 0)
+torch.cuda.get_device_capability = lambda index: (9, 0) if index == 0 else (7, 5)
+torch.cuda.get_device_name = lambda index: "T4"
+backends._NATIVE["cuda"] = backends._NATIVE["cpu"]
+backends._select(None)
+backends._DEFAULT = backends._active = backends._table(None)
+for index, expected in ((0, "native"), (1, backends._triton_reason("slice_pool", "cuda") and "reference" or "triton")):
+    backends.use_reference("slice_pool", torch.device("cuda", index))
+    backend, reason = ops.backends()["slice_pool"]["cuda"]
+    assert backend == expected, (backend, reason)
+assert "from sm_80 on, and the T4 is sm_75" in reason, reason
+with ops.use_backend("native"):
+    assert ops.backends()["slice_pool"]["cuda"] == (None, backends._too_old)
+assert ops.backends()["slice_pool"]["cpu"].backend == "native"
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_a_library_the_reference_runs_after_one_warning(tmp_path):
     package = Path(toplight_ext.__file__).parent
     ignored = shutil.ignore_patterns("*.so", "__pycache__", "kernels", "recipes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,14 @@ def _load_cuda() -> Library:
     if path is None:
         return Library(None, "libtoplight_ops_cuda.so is not there: the package was built without nvcc")
     return _load(path)
+
+
+def oldest_gpu() -> tuple[int, int]:
+    """The lowest compute capability that the CUDA library was compiled for."""
+    from ._core import build_info
+
+    architectures = re.findall(r"\d+", build_info()["cuda_architectures"])
+    return divmod(min(map(int, architectures)), 10)
 
 
 cpu = _load_cpu()

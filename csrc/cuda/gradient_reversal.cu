@@ -119,11 +119,9 @@ void run(const Tensor& grad, const Tensor& lambd, Tensor& dx) {
 }  // namespace
 
 void gradient_reversal_backward(const Tensor& grad, const Tensor& lambd, Tensor& dx) {
-  if (grad.numel() > 0) {
-    dispatch_floating(grad.scalar_type(), "gradient_reversal_backward", [&](auto tag) {
-      run<typename decltype(tag)::type>(grad, lambd, dx);
-    });
-  }
+  dispatch_floating(grad.scalar_type(), "gradient_reversal_backward", [&](auto tag) {
+    run<typename decltype(tag)::type>(grad, lambd, dx);
+  });
 }
 
 }  // namespace toplight::cuda

@@ -167,6 +167,7 @@ struct Demand {
   int tiles = 0;  // runs that a block holds in shared memory
   bool paired = false;  // two of them are one run of twice the channels
   int64_t plane_bytes = 0;  // of shared memory per plane besides
+  int64_t block_bytes = 0;  // of shared memory that grow with the map, whatever the planes
   bool one_pass = true;  // strips cost nothing, since every one is read once
   bool vectors = true;
   bool channels_inner = false, planes_inner = false;  // in any of the maps
@@ -194,8 +195,9 @@ int64_t planes_per_run(const Demand& demand, int64_t n, int64_t step, int64_t le
 template <typename scalar_t>
 Cut cut_maps(const Demand& demand, int64_t height, int64_t width, const Device& device) {
   constexpr int64_t kScalar = sizeof(scalar_t), kStripBytes = 48 * 1024, kSectorsBytes = 64;
-  constexpr int64_t kFixedBytes = 1024;  // of shared memory, whatever the planes
-  const int64_t n = height * width, limit = demand.one_pass ? kStripBytes : device.limits().shared_memory;
+  constexpr int64_t kFixedBytes = 1024;  // of shared memory, whatever the map
+  const int64_t n = height * width, most = device.limits().shared_memory - kFixedBytes - demand.block_bytes;
+  const int64_t limit = demand.one_pass ? std::min(kStripBytes, most) : most;
   const int64_t lanes = demand.vectors ? kLanes<scalar_t> : 1;
   // Runs of a multiple of `step` channels start on boundaries. Where channels lie innermost, fewer than `least` of them
   // waste parts of the sectors of memory, which several passes over strips would do even more.
@@ -212,19 +214,27 @@ Cut cut_maps(const Demand& demand, int64_t height, int64_t width, const Device& 
     const int64_t paired = demand.paired ? values(2 * planes) : 0;
     return kScalar * ((demand.tiles - (demand.paired ? 2 : 0)) * values(planes) + paired);
   };
-  const auto fits = [&] {
-    return demand.tiles == 0 || tile_bytes(n) + planes * demand.plane_bytes + kFixedBytes <= limit;
-  };
+  const auto with_tile = [&](int64_t positions) { return tile_bytes(positions) + planes * demand.plane_bytes; };
+  const auto halve = [&] { planes = std::max(step, planes / 2 / step * step); };
+  const auto fits = [&] { return demand.tiles == 0 || with_tile(n) <= limit; };
   while (!fits() && planes > (demand.one_pass ? least : step)) {
-    planes = std::max(step, planes / 2 / step * step);
+    halve();
   }
+  int64_t row_step = height;  // the smallest strip
   if (!fits()) {
     if (demand.planes_inner && planes > 1) {
       planes = 1;  // a strip of several planes is not one stretch of memory
       vectors = false;
     }
-    const int64_t row_step = vectors && demand.planes_inner ? lanes / std::gcd(lanes, width) : 1;
-    rows = std::min(height, std::max<int64_t>(kStripBytes / tile_bytes(width) / row_step, 1) * row_step);
+    row_step = vectors && demand.planes_inner ? lanes / std::gcd(lanes, width) : 1;
+  }
+  // What is kept of each plane of a large map can be more than a block has.
+  while (with_tile(row_step * width) > most && planes > step) {
+    halve();
+  }
+  if (row_step < height) {
+    const int64_t room = std::min(kStripBytes, most - planes * demand.plane_bytes);
+    rows = std::min(height, std::max<int64_t>(room / tile_bytes(width) / row_step, 1) * row_step);
   }
   const int h = static_cast<int>(height), w = static_cast<int>(width);
   Cut cut{h, w, Divisor(h * w), Divisor(h), Divisor(w)};

@@ -241,35 +241,31 @@ void run_backward(
   using T = accumulate_t<scalar_t>;
   const Device device(x.get_device_index());
   const PlaneSumsBuffer<T> sums(arguments, x.size(0), x.size(1));
-  if (x.numel() > 0) {
-    const auto problem = problem_of<scalar_t>(x, &grad, dx, arguments, device);
-    Arena arena = nowhere();
-    Planes<T>(problem.cut.planes, true, arena);
-    arena.take<scalar_t>(problem.x.values());
-    arena.take<scalar_t>(problem.grad.values());
-    with_vectors<scalar_t>(problem.cut, [&](auto vector) {
-      device.launch(
-          attend_backward<scalar_t, vector.value>,
-          x.size(0) * problem.cut.blocks,
-          arena.used,
-          grad.const_data_ptr<scalar_t>(),
-          x.const_data_ptr<scalar_t>(),
-          dx.mutable_data_ptr<scalar_t>(),
-          sums.data(),
-          problem);
-    });
-  }
+  const auto problem = problem_of<scalar_t>(x, &grad, dx, arguments, device);
+  Arena arena = nowhere();
+  Planes<T>(problem.cut.planes, true, arena);
+  arena.take<scalar_t>(problem.x.values());
+  arena.take<scalar_t>(problem.grad.values());
+  with_vectors<scalar_t>(problem.cut, [&](auto vector) {
+    device.launch(
+        attend_backward<scalar_t, vector.value>,
+        x.size(0) * problem.cut.blocks,
+        arena.used,
+        grad.const_data_ptr<scalar_t>(),
+        x.const_data_ptr<scalar_t>(),
+        dx.mutable_data_ptr<scalar_t>(),
+        sums.data(),
+        problem);
+  });
   sums.reduce(device, d_parameters);
 }
 
 }  // namespace
 
 void shuffle_attention(const Tensor& x, const AttentionArguments& arguments, Tensor& y) {
-  if (x.numel() > 0) {
-    dispatch_floating(x.scalar_type(), "shuffle_attention", [&](auto tag) {
-      run_forward<typename decltype(tag)::type>(x, arguments, y);
-    });
-  }
+  dispatch_floating(x.scalar_type(), "shuffle_attention", [&](auto tag) {
+    run_forward<typename decltype(tag)::type>(x, arguments, y);
+  });
 }
 
 void shuffle_attention_backward(

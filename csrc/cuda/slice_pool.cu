@@ -122,6 +122,9 @@ Problem problem_of(const Tensor& map, int64_t n_h, int64_t n_v, int tiles, const
   Problem problem{view_of(map), {}, axis_of(height, n_h, width), axis_of(width, n_v, height)};
   Demand demand{map.size(0), map.size(1), tiles};
   demand.plane_bytes = (height + width + n_h + n_v) * static_cast<int64_t>(sizeof(accumulate_t<scalar_t>));
+  Arena tables = nowhere();
+  Shared<accumulate_t<scalar_t>>(problem, tables);  // of no planes yet
+  demand.block_bytes = tables.used;
   demand.add<scalar_t>(map, problem.view);
   problem.cut = cut_maps<scalar_t>(demand, height, width, device);
   return problem;
@@ -180,19 +183,15 @@ void run_backward(const Tensor& grad_rows, const Tensor& grad_columns, Tensor& d
 }  // namespace
 
 void slice_pool(const Tensor& x, Tensor& rows, Tensor& columns) {
-  if (x.numel() > 0) {
-    dispatch_floating(x.scalar_type(), "slice_pool", [&](auto tag) {
-      run_forward<typename decltype(tag)::type>(x, rows, columns);
-    });
-  }
+  dispatch_floating(x.scalar_type(), "slice_pool", [&](auto tag) {
+    run_forward<typename decltype(tag)::type>(x, rows, columns);
+  });
 }
 
 void slice_pool_backward(const Tensor& grad_rows, const Tensor& grad_columns, Tensor& dx) {
-  if (dx.numel() > 0) {
-    dispatch_floating(dx.scalar_type(), "slice_pool_backward", [&](auto tag) {
-      run_backward<typename decltype(tag)::type>(grad_rows, grad_columns, dx);
-    });
-  }
+  dispatch_floating(dx.scalar_type(), "slice_pool_backward", [&](auto tag) {
+    run_backward<typename decltype(tag)::type>(grad_rows, grad_columns, dx);
+  });
 }
 
 }  // namespace toplight::cuda

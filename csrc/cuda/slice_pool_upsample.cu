@@ -126,6 +126,9 @@ void run(const Tensor& source, const Tensor& target, int64_t n_h, int64_t n_v) {
   problem.by_profile = Divisor(problem.profile());
   Demand demand{source.size(0), (kBackward ? target : source).size(1), kTiles};
   demand.plane_bytes = (problem.profile() + problem.slices()) * static_cast<int64_t>(sizeof(T));
+  Arena tables = nowhere();
+  Shared<T>(problem, tables);  // of no planes yet
+  demand.block_bytes = tables.used;
   demand.add<scalar_t>(source, problem.source);
   demand.add<scalar_t>(target, problem.target);
   problem.cut = cut_maps<scalar_t>(demand, height, width, device);
@@ -147,11 +150,9 @@ void run(const Tensor& source, const Tensor& target, int64_t n_h, int64_t n_v) {
 
 template <bool kBackward>
 void dispatch(const Tensor& source, const Tensor& target, int64_t n_h, int64_t n_v) {
-  if (target.numel() > 0) {
-    dispatch_floating(source.scalar_type(), "slice_pool_upsample", [&](auto tag) {
-      run<typename decltype(tag)::type, kBackward>(source, target, n_h, n_v);
-    });
-  }
+  dispatch_floating(source.scalar_type(), "slice_pool_upsample", [&](auto tag) {
+    run<typename decltype(tag)::type, kBackward>(source, target, n_h, n_v);
+  });
 }
 
 }  // namespace

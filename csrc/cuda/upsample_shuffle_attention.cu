@@ -123,6 +123,9 @@ Problem<scalar_t> problem_of(
     const Device& device) {
   Demand demand{map.size(0), map.size(1), tiles};
   demand.plane_bytes = plane_bytes;
+  Arena tables = nowhere();
+  Interpolations<accumulate_t<scalar_t>>(slices, tables);
+  demand.block_bytes = tables.used;
   const View view = view_of(map);
   demand.add<scalar_t>(map, view);
   return {slices, view, cut_maps<scalar_t>(demand, map.size(2), map.size(3), device), pitch};
@@ -161,28 +164,26 @@ void run_backward(
   using T = accumulate_t<scalar_t>;
   const Device device(grad.get_device_index());
   const PlaneSumsBuffer<T> sums(arguments, grad.size(0), grad.size(1));
-  if (grad.numel() > 0) {
-    const int64_t height = grad.size(2), width = grad.size(3), pitch = std::max(height, width);
-    const Slices<scalar_t> slices(rows, columns, height, width, arguments);
-    const auto problem = problem_of(slices, grad, 1, static_cast<int>(pitch), 2 * pitch * int64_t{sizeof(T)}, device);
-    const Summation<scalar_t> summation(problem.view, problem.cut);
-    Arena arena = nowhere();
-    Interpolations<T>(slices, arena);
-    arena.take<T>(problem.cut.planes * pitch);
-    arena.take<T>(problem.cut.planes * pitch);
-    arena.take<T>(kThreads);
-    arena.take<scalar_t>(summation.shape.run_pitch);
-    with_vectors<scalar_t>(problem.cut, [&](auto vector) {
-      device.launch(
-          attend_slices_backward<scalar_t, vector.value>,
-          grad.size(0) * problem.cut.blocks,
-          arena.used,
-          grad.const_data_ptr<scalar_t>(),
-          problem,
-          summation,
-          SliceGradients<scalar_t>(d_rows, d_columns, sums.data()));
-    });
-  }
+  const int64_t height = grad.size(2), width = grad.size(3), pitch = std::max(height, width);
+  const Slices<scalar_t> slices(rows, columns, height, width, arguments);
+  const auto problem = problem_of(slices, grad, 1, static_cast<int>(pitch), 2 * pitch * int64_t{sizeof(T)}, device);
+  const Summation<scalar_t> summation(problem.view, problem.cut);
+  Arena arena = nowhere();
+  Interpolations<T>(slices, arena);
+  arena.take<T>(problem.cut.planes * pitch);
+  arena.take<T>(problem.cut.planes * pitch);
+  arena.take<T>(kThreads);
+  arena.take<scalar_t>(summation.shape.run_pitch);
+  with_vectors<scalar_t>(problem.cut, [&](auto vector) {
+    device.launch(
+        attend_slices_backward<scalar_t, vector.value>,
+        grad.size(0) * problem.cut.blocks,
+        arena.used,
+        grad.const_data_ptr<scalar_t>(),
+        problem,
+        summation,
+        SliceGradients<scalar_t>(d_rows, d_columns, sums.data()));
+  });
   sums.reduce(device, d_parameters);
 }
 
@@ -193,11 +194,9 @@ void upsample_shuffle_attention(
     const Tensor& columns,
     const AttentionArguments& arguments,
     Tensor& y) {
-  if (y.numel() > 0) {
-    dispatch_floating(y.scalar_type(), "upsample_shuffle_attention", [&](auto tag) {
-      run_forward<typename decltype(tag)::type>(rows, columns, arguments, y);
-    });
-  }
+  dispatch_floating(y.scalar_type(), "upsample_shuffle_attention", [&](auto tag) {
+    run_forward<typename decltype(tag)::type>(rows, columns, arguments, y);
+  });
 }
 
 void upsample_shuffle_attention_backward(

@@ -128,22 +128,20 @@ void run_backward(
   using T = accumulate_t<scalar_t>;
   const Device device(grad.get_device_index());
   const PlaneSumsBuffer<T> sums(arguments, grad.size(0), grad.size(1));
-  if (grad.numel() > 0) {
-    const Problem<scalar_t> problem(Slices<scalar_t>(rows, columns, height, width, arguments), 2);
-    Arena arena = nowhere();
-    Interpolations<T>(problem.slices, arena);
-    arena.take<T>(int64_t{problem.planes} * problem.slices.pitch);
-    arena.take<T>(int64_t{problem.planes} * problem.slices.pitch);
-    device.launch(
-        attend_pooled_backward<scalar_t>,
-        grad.size(0) * problem.blocks,
-        arena.used,
-        grad.const_data_ptr<scalar_t>(),
-        grad.stride(0),
-        grad.stride(1),
-        problem,
-        SliceGradients<scalar_t>(d_rows, d_columns, sums.data()));
-  }
+  const Problem<scalar_t> problem(Slices<scalar_t>(rows, columns, height, width, arguments), 2);
+  Arena arena = nowhere();
+  Interpolations<T>(problem.slices, arena);
+  arena.take<T>(int64_t{problem.planes} * problem.slices.pitch);
+  arena.take<T>(int64_t{problem.planes} * problem.slices.pitch);
+  device.launch(
+      attend_pooled_backward<scalar_t>,
+      grad.size(0) * problem.blocks,
+      arena.used,
+      grad.const_data_ptr<scalar_t>(),
+      grad.stride(0),
+      grad.stride(1),
+      problem,
+      SliceGradients<scalar_t>(d_rows, d_columns, sums.data()));
   sums.reduce(device, d_parameters);
 }
 
@@ -156,11 +154,9 @@ void upsample_shuffle_attention_pooled(
     int64_t width,
     const AttentionArguments& arguments,
     Tensor& means) {
-  if (means.numel() > 0) {
-    dispatch_floating(means.scalar_type(), "upsample_shuffle_attention_pooled", [&](auto tag) {
-      run_forward<typename decltype(tag)::type>(rows, columns, height, width, arguments, means);
-    });
-  }
+  dispatch_floating(means.scalar_type(), "upsample_shuffle_attention_pooled", [&](auto tag) {
+    run_forward<typename decltype(tag)::type>(rows, columns, height, width, arguments, means);
+  });
 }
 
 void upsample_shuffle_attention_pooled_backward(

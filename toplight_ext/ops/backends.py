@@ -54,6 +54,8 @@ def _native_reason(op: str, device: str) -> str | None:
     library = _library.cpu if device == "cpu" else _library.cuda
     if not library.loaded:
         return library.error
+    if device == "cuda" and _too_old:
+        return _too_old
     if op not in _NATIVE[device]:
         return f"{library.path.name} has no {op}"
     return None
@@ -136,6 +138,7 @@ def _register_all_triton(table: Table) -> list[torch.library.Library]:
     ]
 
 
+_too_old: str | None = None  # why a GPU that was met cannot run what the library was compiled for
 _chosen: str | None = None
 _active = _DEFAULT = _table(None)
 _default_registrations = _register_all_triton(_DEFAULT)
@@ -197,6 +200,8 @@ def use_reference(op: str, device: torch.device) -> bool:
         return True
     # Meta tensors have no values to compute, so they follow what the CPU would do.
     kind = "cpu" if device.type == "meta" else device.type
+    if kind == "cuda":
+        _meet(device.index)
     backend, reason = _active[op].get(kind, _ELSEWHERE)
     if backend is None:
         raise RuntimeError(f"use_backend({_chosen!r}): {op} cannot run on {kind}: {reason}")
@@ -205,6 +210,29 @@ def use_reference(op: str, device: torch.device) -> bool:
     return backend == "reference"
 
 
+_met: set[int] = set()
+
+
+def _meet(index: int) -> None:
+    """See, when a GPU is first used, whether the compiled kernels run on it; from then on Triton serves where not.
+
+    Not when the package is imported: to ask would start CUDA, after which a process cannot fork.
+    """
+    global _too_old, _DEFAULT, _active
+    if index in _met or not _library.cuda.loaded:
+        return
+    _met.add(index)
+    capability, oldest = torch.cuda.get_device_capability(index), _library.oldest_gpu()
+    if capability < oldest:
+        given, needed = ("sm_{}{}".format(*numbers) for numbers in (capability, oldest))
+        name = torch.cuda.get_device_name(index)
+        _too_old = f"the compiled kernels are for GPUs from {needed} on, and the {name} is {given}"
+        _DEFAULT = _table(None)
+        _default_registrations.extend(_register_all_triton(_DEFAULT))
+        _active = _DEFAULT if _chosen is None else _table(_chosen)
+
+
+_meet._dynamo_marked_constant = True  # see below
 _warned: set[str] = set()
 
 
