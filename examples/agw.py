@@ -16,7 +16,7 @@ from toplight_ext import FDR
 
 
 def add_fdr(net: nn.Module) -> nn.Module:
-    """One more element of layer4, whose elements the network runs one by one; all other tensors keep their names."""
+    """FDR as the last element of layer4, which the network runs one by one; all other tensors keep their names."""
     net.base_resnet.base.layer4.append(FDR(2048))
     return net
 

@@ -1,6 +1,6 @@
-"""What every example here goes through: one training step and one evaluation on random images, and its files.
+"""Checks every example: one training step and one evaluation on random images, then saving and loading.
 
-The examples are alike: `add_fdr` is what you need, the rest builds their network and feeds it:
+All examples have the same form. `add_fdr` is what you need; the rest builds the network and feeds it:
     build()         their network, fresh, without FDR
     loss(network)   their training loss on a random batch of their image size
     embed(network)  their evaluation: features (N, D)
@@ -20,7 +20,7 @@ from toplight_ext.nn import Pooled
 
 
 def arguments() -> argparse.Namespace:
-    """Of an example whose code base is a checkout: puts it on the path."""
+    """The arguments of an example whose code base is a checkout, which is put on the path."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", required=True, help="checkout of the code base")
     found = parser.parse_args()
@@ -34,7 +34,7 @@ def check(
     loss: Callable[[nn.Module], Tensor],
     embed: Callable[[nn.Module], Tensor],
 ) -> None:
-    """Raises AssertionError where FDR is not at home in the network, prints one line where it is."""
+    """Raises AssertionError if FDR does not work in the network; prints one line if it does."""
     torch.manual_seed(0)
     plain = build()
     network = add_fdr(copy.deepcopy(plain))
@@ -51,7 +51,7 @@ def check(
 
     again = add_fdr(build())
     again.load_state_dict(_through_a_file(network))
-    assert torch.equal(_evaluate(again, embed), features), "the network saved and loaded is another one"
+    assert torch.equal(_evaluate(again, embed), features), "the network differs after saving and loading"
 
     parameters = sum(p.numel() for p in network.parameters()) - sum(p.numel() for p in plain.parameters())
     print(
@@ -61,7 +61,7 @@ def check(
 
 
 def _record_maps(network: nn.Module) -> list[tuple[int, ...]]:
-    """Fills, while the network runs, with the sizes of the maps that reach FDR."""
+    """A list that receives the sizes of the maps that reach FDR, while the network runs."""
     shapes = []
     for module in network.modules():
         if isinstance(module, (FDR, Pooled)):

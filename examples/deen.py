@@ -1,4 +1,4 @@
-"""FDR in DEEN, in the place of its average pool: maps (6B, 2048, 24, 9).
+"""FDR in DEEN, in place of its average pool: maps (6B, 2048, 24, 9).
 
 https://github.com/ZYK100/LLCM, folder DEEN, run at 886e27caca0f. In its train.py and test.py:
 
@@ -16,7 +16,7 @@ from toplight_ext.nn import Pooled
 
 
 def add_fdr(net: nn.Module) -> nn.Module:
-    """FDR and the average pool in one; the pool that goes has no tensors. On RegDB, DEEN has 1024 channels."""
+    """FDR and the average pool in one; the pool that it replaces has no tensors. On RegDB, DEEN has 1024 channels."""
     net.avgpool = Pooled(FDR(net.bottleneck.num_features))
     return net
 
@@ -35,7 +35,7 @@ def loss(net: nn.Module) -> Tensor:
 
     identities = torch.tensor([0, 1]).repeat(2)  # of the visible images, then of the infrared ones
     features, logits, orthogonality = net(torch.randn(2, 3, 384, 144), torch.randn(2, 3, 384, 144))
-    plain, first, second = features.chunk(3)  # as the network came by them, and with either of its two enhancements
+    plain, first, second = features.chunk(3)  # without enhancement, and with each of the two
     three, two = identities.repeat(3), identities.repeat(2)
     compact = CPMLoss()
     return (

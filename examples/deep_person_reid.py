@@ -1,4 +1,4 @@
-"""FDR in torchreid, in the place of global_avgpool: maps (B, 512, 16, 8) of OSNet, (B, 2048, 8, 4) of ResNet-50.
+"""FDR in torchreid, in place of global_avgpool: maps (B, 512, 16, 8) of OSNet, (B, 2048, 8, 4) of ResNet-50.
 
 https://github.com/KaiyangZhou/deep-person-reid, run at f8cd150fdf77 with osnet_x1_0 and resnet50. In a script of yours,
 before the optimizer is built:
@@ -16,7 +16,7 @@ from toplight_ext.nn import Pooled
 
 
 def add_fdr(model: nn.Module, channels: int = 512) -> nn.Module:
-    """FDR and the average pool in one; the pool that goes has no tensors."""
+    """FDR and the average pool in one; the pool that it replaces has no tensors."""
     model.global_avgpool = Pooled(FDR(channels))
     return model
 

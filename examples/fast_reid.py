@@ -22,8 +22,8 @@ CONFIG = "configs/Market1501/AGW_R50.yml"
 
 
 def add_fdr(model: nn.Module, channels: int = 2048) -> nn.Module:
-    """Before the pool of the heads, so that SOLVER.HEADS_LR_FACTOR counts for FDR. All other tensors keep their names,
-    but for the exponent of GeneralizedMeanPoolingP, which becomes heads.pool_layer.1.p."""
+    """Before the pool of the heads, so that SOLVER.HEADS_LR_FACTOR applies to FDR. All other tensors keep their names,
+    except the exponent of GeneralizedMeanPoolingP, which becomes heads.pool_layer.1.p."""
     model.heads.pool_layer = nn.Sequential(FDR(channels), model.heads.pool_layer)
     return model
 

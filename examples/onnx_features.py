@@ -2,7 +2,7 @@
 
     python onnx_features.py exported/visible.onnx features.npz IMAGE [IMAGE ...]
 
-Needs onnxruntime, numpy and Pillow. Everything it must know stands in the ONNX file's own metadata. For the network
+Needs onnxruntime, numpy and Pillow. Everything that it needs to know is in the ONNX file's metadata. For the network
 with both stems, name the stem before the images: `--stem infrared`.
 """
 
