@@ -5,7 +5,8 @@
 #   OUT=folder benchmarks/gpu_suite.sh
 #
 # Needs python3 with torch (built for CUDA), triton, pybind11, pytest, hypothesis; for the training step timm, for the
-# pictures matplotlib; nvcc, cmake, ninja, compute-sanitizer. The libraries are installed into the checkout's toplight_ext/, which git ignores.
+# tests of a whole step DALI and safetensors too, for the pictures matplotlib; nvcc, cmake, ninja, compute-sanitizer.
+# The libraries are installed into the checkout's toplight_ext/, which git ignores.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 : "${OUT:?set OUT to the folder for the results}"
@@ -44,7 +45,7 @@ native_tests() {
 }
 
 gpu_tests() {
-  python3 -m pytest -q python_tests/test_cuda.py -p no:cacheprovider
+  python3 -m pytest -q python_tests/test_cuda.py python_tests/test_cuda_training.py -p no:cacheprovider
 }
 
 # Memory straight from the driver, so that every overrun is one of an allocation.

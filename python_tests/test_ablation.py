@@ -7,6 +7,7 @@ import json
 import pytest
 from tiny_run import write_tiny_recipe
 
+from toplight_ext import cli
 from toplight_ext.errors import InputError
 from toplight_ext.training import ablate, installed_recipes, load_recipe
 from toplight_ext.training.ablation import AblationRow, ablation_table, shared_stages
@@ -71,7 +72,7 @@ def test_stages_are_not_shared_across_seeds_or_data():
 
 def test_table_has_mean_and_sample_standard_deviation():
     row = AblationRow("FDR", {"r1": [0.5, 0.54], "mAP": [0.4, 0.4], "mINP": [0.1, 0.3]})
-    assert ablation_table([row]).splitlines()[2] == "| FDR | 52.0 ± 2.8 | 40.0 ± 0.0 | 20.0 ± 14.1 |"
+    assert ablation_table([row]).splitlines()[2] == "| FDR | 52.0 ± 2.8 | 40.0 ± 0.0 | 20.0 ± 14.1 | 2 |"
 
 
 def test_an_ablation_runs_shares_and_goes_on(tmp_path):
@@ -97,3 +98,54 @@ def test_an_ablation_runs_shares_and_goes_on(tmp_path):
     (table / "3_hap.toml").write_text('base = "base"\nname = "HAP"\nmodel = { neck = "gem" }\n')
     with pytest.raises(InputError, match="3_hap/seed_0 holds a run of another recipe"):
         ablate(str(table), out, base=base, overrides=["soup=false", "top=false"], seeds=1)
+
+
+def test_a_training_that_fails_is_noted_and_the_others_go_on(tmp_path, capsys):
+    """A row whose last stage diverges; the next one takes over what it had finished. A later call tries it again."""
+    base, table, out = write_tiny_recipe(tmp_path), tmp_path / "table", tmp_path / "out"
+    table.mkdir()
+    wild = "vi = { optimiser = { learning_rate = 1e9 } }"
+    (table / "1.toml").write_text(f'base = "base"\nname = "wild"\n{wild}\n')
+    (table / "2.toml").write_text('base = "base"\nname = "tame"\n')
+    command = ["ablate", str(table), "--out", str(out), "--seeds", "1", "--base", str(base)]
+    command += ["--set", "soup=false", "--set", "top=false"]
+    assert cli.main(command) == 1
+    head, _, first, second = (out / "table.md").read_text().splitlines()
+    assert head == "|  | rank-1 | mAP | mINP | seeds |"
+    assert first.startswith("| wild |  |  |  | 0; seed 0 failed: stage vi, step ")
+    assert second.startswith("| tame | ") and second.endswith(" | 1 |")
+    left = [json.loads((out / row / "seed_0" / "stages.json").read_text()) for row in ("1", "2")]
+    assert left[0] == left[1][:1] and left[0][0]["stage"] == "pretrain"
+    before = (out / "2" / "seed_0" / "vi.safetensors").stat().st_mtime_ns
+    (out / "table.md").unlink()
+    assert cli.main([*command, "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert rows[0]["failures"][0].startswith("seed 0 failed: stage vi, step ") and not rows[1]["failures"]
+    assert (out / "2" / "seed_0" / "vi.safetensors").stat().st_mtime_ns == before
+    assert (out / "table.md").read_text().splitlines()[3] == second
+
+
+def test_rows_that_differ_in_their_names_alone_are_refused(tmp_path):
+    table = tmp_path / "table"
+    table.mkdir()
+    for row, name in (("1", "plain"), ("2", "+ nothing")):
+        (table / f"{row}.toml").write_text(f'base = "demo"\nname = "{name}"\n')
+    with pytest.raises(InputError, match="the rows 1 and 2 differ in their names alone"):
+        ablate(str(table), tmp_path / "out")
+
+
+@pytest.mark.parametrize("table", sorted({name.partition("/")[0] for name in ROWS}))
+def test_a_row_is_what_its_name_says_over_a_base_that_lacks_it(table):
+    """No TOP, no soup and another neck below."""
+    sets = ["data.name=csv", "data.root=x", "test.name=csv", "test.root=x"]
+    pretraining = "pretraining_data={name='folder', root='x'}"
+    paths = {name: path for name, path in installed_recipes().items() if name.startswith(f"{table}/")}
+    below = [*sets, pretraining, "top=false", "soup=false", "model.neck=parts", "model.pretrained=w.pth"]
+    rows = {name: load_row(path, below) for name, path in paths.items()}
+    assert len({dataclasses.replace(row, name="row") for row in rows.values()}) == len(rows)
+    for name, row in rows.items():
+        assert row.model.neck != "parts", name
+        if "TOPLight" in row.name:
+            assert row.stages == ("top", "soup", "vi") and row.model.neck == "fdr", name
+            assert row.top.path1.colour and row.top.path2.texture, name
+    assert table != "table8" or rows["table8/3_toplight"].model.pretrained is True

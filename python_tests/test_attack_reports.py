@@ -91,7 +91,7 @@ def test_markdown_and_terminals_get_one_line_of_printable_text(name):
     trained = {"dataset": name, "split": name}
     results = [{"protocol": name, "metric": name, "images": [name, name], "r1": name, "std": name, "trials": name}]
     card = model_card(
-        name, {"name": name, "neck": name, "slices": name}, {"trained_on": trained, "size": name}, results
+        name, {"name": name, "neck": name, "slices": name}, {"trained_on": [trained], "size": name}, results
     )
     assert "<" not in re.sub(r"\\.", "", card) and card.replace("\n", "").isprintable()
     rows = [line for line in card.splitlines() if line.startswith("|")]

@@ -25,7 +25,7 @@ def test_what_is_not_known_is_said():
 
 
 def test_numbers_come_with_protocol_spread_and_parity():
-    metadata = {"size": [128, 64], "trained_on": {"dataset": "sysu", "split": "train"}}
+    metadata = {"size": [128, 64], "trained_on": [{"dataset": "sysu", "split": "train"}]}
     parity = Parity(("visible.onnx",), "1124", 1e-6, 1.0, 1.0, 0.43, -0.0021, 0.4, 0.0)
     card = model_card("network", ARGUMENTS, metadata, [RESULT], "research only", [parity])
     assert "trained on: sysu train" in card and "licence of the data: research only" in card
@@ -38,7 +38,7 @@ def test_numbers_come_with_protocol_spread_and_parity():
 
 def test_text_of_strangers_stays_text():
     hostile = {"dataset": "x](http://evil) <script>\n# Approved | yes", "split": None}
-    card = model_card("a\n# b", ARGUMENTS, {"trained_on": hostile, "recipe": "|x|"})
+    card = model_card("a\n# b", ARGUMENTS, {"trained_on": [hostile], "recipe": "|x|"})
     assert "\n# Approved" not in card and "<script>" not in card.replace("\\<script\\>", "")
     assert "](http" not in card.replace("\\](http", "")
     assert "| recipe | \\|x\\| |" in card

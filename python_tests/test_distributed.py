@@ -36,16 +36,18 @@ OVERRIDES = [
 ]
 
 
-def run_both(recipe: Path, out: Path, *arguments: str) -> list[subprocess.Popen]:
-    """Two processes with what torchrun gives its own; both have ended."""
+TINY_RUN = Path(__file__).with_name("tiny_run.py")
+
+
+def run_both(*arguments: str | Path) -> list[subprocess.Popen]:
+    """Two processes of Python with what torchrun gives its own; both have ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("tiny_run.py")), str(recipe), str(out), *arguments]
     started = [
         subprocess.Popen(
-            command,
+            [sys.executable, *map(str, arguments)],
             env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank},
             stderr=subprocess.PIPE,
             text=True,
@@ -60,7 +62,7 @@ def run_both(recipe: Path, out: Path, *arguments: str) -> list[subprocess.Popen]
 def test_two_processes_have_the_losses_of_one_and_one_goes_on_when_the_other_is_lost(tmp_path):
     recipe = write_tiny_recipe(tmp_path)
     whole = training.start(training.load_recipe(recipe, OVERRIDES), tmp_path / "one")
-    first, second = run_both(recipe, tmp_path / "two", "vi", "2", *OVERRIDES)
+    first, second = run_both(TINY_RUN, recipe, tmp_path / "two", "vi", "2", *OVERRIDES)
     assert second.returncode == -9
     assert first.returncode == 1, first.errors
     assert "process 0 of 2 lost another one" in first.errors and "toplight resume" in first.errors
@@ -73,6 +75,19 @@ def test_two_processes_have_the_losses_of_one_and_one_goes_on_when_the_other_is_
         stage = line.pop("stage")
         assert stage == expected.pop("stage")
         assert line == pytest.approx(expected, rel=1e-5), stage
+
+
+def test_two_processes_train_the_rows_of_an_ablation_and_go_on_after_one_that_diverges(tmp_path):
+    base, table, out = write_tiny_recipe(tmp_path).with_name("vi.toml"), tmp_path / "table", tmp_path / "out"
+    table.mkdir()
+    for row, rate in (("1", 1e9), ("2", 1e-3)):
+        (table / f"{row}.toml").write_text(
+            f'base = "base"\nname = "{row}"\nvi = {{ epochs = 1, optimiser = {{ learning_rate = {rate} }} }}\n'
+        )
+    ablate = ["-m", "toplight_ext.cli", "ablate", table, "--base", base, "--out", out, "--seeds", "1"]
+    assert [process.returncode for process in run_both(*ablate)] == [1, 1]
+    first, second = (out / "table.md").read_text().splitlines()[2:]
+    assert "0; seed 0 failed: stage vi, step " in first and second.endswith(" | 1 |")
 
 
 def logged(folder):

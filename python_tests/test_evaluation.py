@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 
 import evaluation_cases as cases
 import numpy as np
@@ -46,9 +47,12 @@ def pairs(images=60, identities=20, seed=0, origin=None, **changes):
     return Features(**{**arrays, "camera": np.arange(images) % 3, "modality": modality, **known, **changes})
 
 
+def trained_on(*trials):
+    return tuple(Split("regdb", f"train_{trial}") for trial in trials)
+
+
 def regdb(trial, trained=None, seed=None, split="test"):
-    training = Split("regdb", f"train_{trained}") if trained else None
-    origin = Origin("after BNNeck", False, Split("regdb", f"{split}_{trial}"), training)
+    origin = Origin("after BNNeck", False, Split("regdb", f"{split}_{trial}"), trained_on(trained) if trained else ())
     return pairs(seed=trial if seed is None else seed, origin=origin)
 
 
@@ -77,18 +81,49 @@ def test_a_network_on_another_split_is_refused_unless_told():
     foreign = regdb(trial=4, trained=3)
     with pytest.raises(InputError, match=r"trained on regdb train_3, whose identities regdb test_4 may ask for"):
         evaluation.evaluate(foreign, RegDB())
-    assert evaluation.evaluate(foreign, RegDB(), any_split=True).origin.training == Split("regdb", "train_3")
+    assert evaluation.evaluate(foreign, RegDB(), any_split=True).origin.training == trained_on(3)
     for harmless in (
         regdb(trial=3, trained=3),
         regdb(trial=3),
-        pairs(origin=Origin(images=Split("regdb", "test_3"), training=Split("csv", "train_4"))),
-        pairs(origin=Origin(images=Split("csv", "dev"), training=Split("csv", "train"))),
+        pairs(origin=Origin(images=Split("regdb", "test_3"), training=(Split("csv", "train_4"),))),
+        pairs(origin=Origin(images=Split("csv", "dev"), training=(Split("csv", "train"),))),
     ):
         evaluation.evaluate(harmless, RegDB())
     with pytest.raises(InputError, match="regdb test_2 is given twice"):
         evaluation.evaluate([regdb(1), regdb(2), regdb(2, seed=5)], RegDB())
     with pytest.raises(InputError, match="at least one network, got none"):
         evaluation.evaluate([], RegDB())
+
+
+@pytest.mark.parametrize("past", [(2, 1), (1, 2)])
+def test_all_that_a_network_has_seen_is_refused(past):
+    """What it started from, and the other networks of its soup: no trial is left that asks for nobody it knows."""
+    images = Split("regdb", "test_1")
+    known = pairs(origin=Origin(images=images, training=(Split("imagenet", "train"), *trained_on(*past))))
+    with pytest.raises(InputError, match=r"trained on regdb train_2, .* regdb test_1 .*: no trial is new to it"):
+        evaluation.evaluate(known, RegDB())
+    assert evaluation.evaluate(known, RegDB(), any_split=True).r1 > 0
+
+
+def test_an_evaluation_on_what_was_trained_on_says_so():
+    with pytest.warns(UserWarning, match="trained on regdb train_2, and is evaluated on it"):
+        evaluation.evaluate(regdb(trial=2, trained=2, split="train"), RegDB())
+    unnamed = Split("csv", None)  # any manifest
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluation.evaluate(regdb(trial=2, trained=2), RegDB())
+        evaluation.evaluate(pairs(origin=Origin(images=unnamed, training=(unnamed,))), RegDB())
+
+
+def test_features_of_older_versions_name_one_split(tmp_path):
+    written = tmp_path / "f.npz"
+    for recorded, expected in (["regdb", "train_2"], trained_on(2)), (None, ()), ([], ()):
+        origin = json.dumps({"images": ["regdb", "test_2"], "training": recorded})
+        np.savez(written, features=np.eye(2), identity=np.arange(2), camera=np.ones(2, int), origin=np.array(origin))
+        assert evaluation.load_features(written).origin == Origin(images=Split("regdb", "test_2"), training=expected)
+    features = regdb(trial=4, trained=4)
+    evaluation.save_features(written, features)
+    assert evaluation.load_features(written).origin == features.origin
 
 
 def test_wrong_stems_are_named_by_row():
@@ -269,7 +304,7 @@ def test_json_has_every_trial_and_every_flag(results):
         assert (record[name], record["std"][name]) == pytest.approx((np.mean(values), np.std(values)), rel=1e-12)
     flagged = evaluation.evaluate(regdb(1, trained=1), RegDB()).to_json()
     assert (flagged["feature"], flagged["flip"]) == ("after BNNeck", False)
-    assert json.loads(json.dumps(flagged))["training"] == ["regdb", "train_1"]
+    assert json.loads(json.dumps(flagged))["training"] == [["regdb", "train_1"]]
 
 
 def test_table(results):

@@ -39,7 +39,7 @@ def network():
 
 
 def save(network, path, split):
-    models.save_weights(path, network, size=(64, 32), trained_on={"dataset": "csv", "split": split})
+    models.save_weights(path, network, size=(64, 32), trained_on=[{"dataset": "csv", "split": split}])
     return str(path)
 
 
@@ -148,11 +148,12 @@ def test_the_split_of_a_checkpoint_decides(drawn, network, tmp_path, capsys, mon
 
 
 def test_origin_is_what_training_recorded():
-    recorded = {"trained_on": {"dataset": "regdb", "split": "train_7"}}
+    recorded = {"trained_on": [{"dataset": "regdb", "split": f"train_{trial}"} for trial in (2, 7)]}
     assert inference.origin_of(recorded, "regdb", None).images == Split("regdb", "test_7")
+    assert inference.origin_of(recorded, "regdb", None).leaks == (Split("regdb", "train_2"),)
     assert inference.origin_of(recorded, "regdb", "test_3").leaks
     assert not inference.origin_of(recorded, "llcm", None).leaks
-    assert inference.origin_of({}, "regdb", "test_3").training is None
+    assert inference.origin_of({}, "regdb", "test_3").training == ()
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,10 @@ def rewrite(path, change):
     safetensors_torch.save_file(tensors, path, {"toplight_ext": json.dumps(entry)})
 
 
+def with_past(path, trained_on):
+    rewrite(path, lambda tensors, entry: entry["metadata"].update(trained_on=trained_on))
+
+
 def test_weights_rebuild_the_network(saved):
     model, path = saved
     loaded, metadata = load_weights(path)
@@ -357,6 +361,12 @@ def test_soup_weights_of_two_files(saved, tmp_path):
     assert metadata.keys() == {"split", "ingredients"} and metadata["split"] == {"train": 7}
     names = [(item["file"], item["recipe"]) for item in metadata["ingredients"]]
     assert names == [(path.name, "top"), (other.name, "top2")]
+    with_past(path, {"dataset": "regdb", "split": "train_1"})  # as older files have it
+    with_past(other, [{"dataset": "folder", "split": None}, {"dataset": "regdb", "split": "train_3"}])
+    assert read_weights(path).metadata["trained_on"] == [{"dataset": "regdb", "split": "train_1"}]
+    _, metadata = soup_weights([path, other, path])
+    seen = [(known["dataset"], known["split"]) for known in metadata["trained_on"]]
+    assert seen == [("folder", None), ("regdb", "train_3"), ("regdb", "train_1")]
     rewrite(other, lambda tensors, entry: tensors[STEM].fill_(torch.nan))
     with pytest.raises(InputError, match=rf"other\.safetensors: tensor {STEM} holds NaN"):
         soup_weights([path, other])

@@ -1,5 +1,6 @@
 """The training layer on a tiny drawn set: what a run leaves, and each part of a step against its definition."""
 
+import dataclasses
 import json
 import math
 import os
@@ -151,11 +152,24 @@ def test_a_run_starts_from_what_a_stage_of_another_left(finished, run_vi, capsys
     ours, theirs = (models.read_weights(run.weights("vi")).state for run in (again, finished))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert "[test]" not in capsys.readouterr().err
-    apart = run_vi(f"weights='{finished.weights('top')}'", "vi.epochs=1", "test.split=train", name="apart")
-    assert "[test] is what [data] trains on" in capsys.readouterr().err
+    pasts = [models.read_weights(run.weights("vi")).metadata["trained_on"] for run in (again, finished)]
+    assert pasts == [[{"dataset": "folder", "split": "visible"}, {"dataset": "synthetic", "split": "train"}]] * 2
+    with pytest.warns(UserWarning, match="trained on synthetic train, and is evaluated on it"):
+        apart = run_vi(f"weights='{finished.weights('top')}'", "vi.epochs=1", "test.split=train", name="apart")
+    assert "[test] has 48 images that [data] trains on" in capsys.readouterr().err
     assert models.read_weights(apart.weights("vi")).arguments["duplicated"] == 4
     with pytest.raises(InputError, match=r"vi\.safetensors: weights of a dual-path network, .* by its key weights"):
         run_vi(f"model.pretrained='{finished.weights('vi')}'", name="foreign")
+
+
+def test_what_the_weights_have_seen_before_is_not_asked_for(finished, run_vi, tmp_path):
+    """RegDB's trials share identities: weights of another trial would know those of this one."""
+    model, metadata = models.load_weights(finished.weights("soup"))
+    past = [{"dataset": "synthetic", "split": "train_2"}, *metadata["trained_on"]]
+    models.save_weights(tmp_path / "w.safetensors", model, **{**metadata, "trained_on": past})
+    with pytest.raises(InputError, match="trained on synthetic train_2, whose identities synthetic dev_1 may ask for"):
+        run_vi(f"weights='{tmp_path / 'w.safetensors'}'", "test.split=dev_1", name="leak")
+    assert not (tmp_path / "leak").exists()
 
 
 def test_a_folder_that_holds_something_is_refused(recipe_file, finished, tmp_path):
@@ -337,6 +351,26 @@ def test_blocks_have_their_own_rate_and_norms_and_biases_are_not_decayed():
         group = group_of[id(parameter)]
         assert group["lr"] == (0.05 if name.split(".")[0] in ("visible", "infrared", "shared") else 0.5), name
         assert group["weight_decay"] == (0.2 if parameter.squeeze().ndim > 1 else 0.0), name
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_rates_of_a_graphed_step_are_tensors_of_their_own_that_a_checkpoint_only_fills(name, tmp_path):
+    """What a recorded graph reads: were the groups to share one tensor, or another to take its place, nobody would
+    see more of it than wrong weights."""
+    model = models.create_model("mobilenetv3_small_100", num_classes=5, neck="gap")
+    settings = dataclasses.replace(SETTINGS[name], backbone_factor=0.1)
+    optimiser = optimisers.build_optimiser(model, model, settings, graphed=True)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    assert all(isinstance(rate, torch.Tensor) for rate in rates) and len(set(map(id, rates))) == len(rates) == 4
+    optimisers.set_learning_rate(optimiser, 0.5)
+    expected = [0.5 * group["factor"] for group in optimiser.param_groups]
+    assert [rate.item() for rate in rates] == pytest.approx(expected) and set(expected) == {0.05, 0.5}
+
+    torch.save(optimiser.state_dict(), tmp_path / "state.pt")
+    optimisers.set_learning_rate(optimiser, 0.25)
+    optimiser.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert all(group["lr"] is rate for group, rate in zip(optimiser.param_groups, rates, strict=True))
+    assert [rate.item() for rate in rates] == pytest.approx(expected)
 
 
 def test_the_average_follows_its_recurrence_and_changes_places_with_the_network():

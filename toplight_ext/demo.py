@@ -9,6 +9,7 @@ from typing import Any
 
 from . import data, report, training
 from .errors import InputError
+from .evaluation import MAIN_SCORES
 
 RECIPE = "demo"
 
@@ -35,5 +36,5 @@ def run_demo(out: Path, seed: int = 0) -> dict[str, Any]:
     print(report.text_table(run.results))
     seconds = time.monotonic() - began
     print(f"{seconds:.0f} s; report: {page}")
-    scores = {name: run.results[-1][name] for name in ("r1", "mAP", "mINP")}
+    scores = {name: run.results[-1][name] for name in MAIN_SCORES}
     return {**scores, "seconds": round(seconds, 1), "report": str(page)}

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from . import ops
+from .colour import LUMA
 from .data import ImagePipeline, Modality, Sample, SequentialSampler, Stream, find_dataset
-from .data.parameters import LUMA
 from .data.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from .errors import InputError
 from .evaluation import Features, Origin, Split
@@ -124,16 +124,16 @@ def origin_of(
 ) -> Origin:
     """What is to be known of features before they are extracted, from a weights file's metadata and the data set.
 
-    Training records `trained_on`: data set and split. Where no split is given, the test half of the same trial is
-    meant if that is a numbered trial of this very data set, and else the split that the data set is evaluated on.
+    Training records `trained_on`, all that the weights have seen. Where no split is given, the test half of the last
+    numbered trial of this very data set among that is meant, and else the split that the data set is evaluated on.
     """
-    recorded = metadata.get("trained_on")
-    training = Split(recorded["dataset"], recorded["split"]) if recorded else None
-    if split is None and training and training.dataset == dataset and training.trial is not None:
-        split = f"test_{training.trial}"
-    elif split is None:
-        split = find_dataset(dataset).evaluated
-    return Origin(feature, flip, Split(dataset, split), training)
+    training = tuple(Split(known["dataset"], known["split"]) for known in metadata.get("trained_on", ()))
+    origin = Origin(feature, flip, Split(dataset, split), training)
+    if split is not None:
+        return origin
+    seen = origin.trials_seen
+    split = f"test_{seen[-1].trial}" if seen else find_dataset(dataset).evaluated
+    return dataclasses.replace(origin, images=Split(dataset, split))
 
 
 @torch.inference_mode()
@@ -167,9 +167,14 @@ def extract_features(
         for indices, images, modality in _shown(model, samples, preprocessing, batch_size, device, threads):
             rows.update(zip(indices, _look(model, images, modality, origin).float().cpu().numpy(), strict=True))
             advance(len(indices))
+    return described(samples, np.stack([rows[i] for i in range(len(samples))]), origin)
+
+
+def described(samples: Sequence[Sample], features: np.ndarray, origin: Origin) -> Features:
+    """(N, D) features of N samples with what is known of these; each went through the stem of its modality."""
     modality = np.array([sample.modality.value for sample in samples])
     return Features(
-        features=np.stack([rows[i] for i in range(len(samples))]),
+        features=features,
         identity=np.array([sample.identity for sample in samples]),
         camera=np.array([sample.camera for sample in samples]),
         modality=modality,

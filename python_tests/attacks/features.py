@@ -171,6 +171,7 @@ _WRONG = {
     "an origin that is a list": {"origin": np.array("[1]")},
     "an origin of unknown fields": {"origin": np.array('{"x": 1}')},
     "an origin of a split of numbers": {"origin": np.array('{"images": [1, 2]}')},
+    "an origin of a million trainings": {"origin": np.array(json.dumps({"training": [["regdb", "train_1"]] * 10**6}))},
     "an origin of an endless name": {"origin": np.array(json.dumps({"images": ["regdb", "train_" + "9" * 100_000]}))},
     "an origin of a page of text": {"origin": np.array(json.dumps({"feature": "x" * 1_000_000}))},
 }

@@ -268,7 +268,7 @@ _ENTRY = {
     "format": 1,
     "model": {"name": "mobilenetv3_small_100", "slices": [2, 2], "neck": "gap", "num_classes": 2},
     "metadata": {"size": [64, 32], "mean": [0.5] * 3, "std": [0.2] * 3, "gray": False, "stage": "vi"}
-    | {"trained_on": {"dataset": "regdb", "split": "train_2"}},
+    | {"trained_on": [{"dataset": "folder", "split": "visible"}, {"dataset": "regdb", "split": "train_2"}]},
 }
 
 

@@ -283,7 +283,7 @@ def saved() -> bytes:
     torch.manual_seed(0)
     model = models.create_model(NAME, num_classes=3, neck="fdr", slices=(2, 1))
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"attacked-{os.getpid()}.safetensors"
-    trained_on = {"dataset": "synthetic", "split": "train"}
+    trained_on = [{"dataset": "synthetic", "split": "train"}]
     models.save_weights(path, model, stage="vi", recipe="r", trained_on=trained_on, size=[32, 16])
     content = path.read_bytes()
     path.unlink()
@@ -403,6 +403,9 @@ def recorded_preprocessing(folder: Path, name: str, value: Any) -> Read:
         "without a split": ({"dataset": "sysu"},),
         "numbers": ({"dataset": 3, "split": 4},),
         "an endless number": ({"dataset": "regdb", "split": "train_" + "9" * 100_000},),
+        "a list in a list": ([[{"dataset": "regdb", "split": "train_1"}]],),
+        "a list as a name": ([{"dataset": ["regdb"], "split": "train_1"}],),
+        "a million trials": ([{"dataset": "regdb", "split": f"train_{n}"} for n in range(1_000_000)],),
     }
 )
 def recorded_training_set(folder: Path, value: Any) -> Read:

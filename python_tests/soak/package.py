@@ -22,7 +22,7 @@ from pathlib import Path
 
 from package_checks import LIBRARY, ROOT, file_findings, library_findings
 
-from toplight_ext.training.tables import read_toml
+from toplight_ext.toml import read_toml
 
 QUICK = ("test_ops.py", "test_nn.py", "test_recipe.py", "test_cli.py", "test_package.py")
 REQUIREMENT = re.compile(r"(?P<name>[\w-]+)(\[[\w,]+\])?>=(?P<version>[\w.]+)(?P<marker>;.*)?")

@@ -137,6 +137,8 @@ def _extract(options):
         raise InputError("--weights needs --root: the folder or manifest of the data set to evaluate on")
     if options.save_features and len(options.weights) > 1:
         raise InputError("--save-features takes the features of one --weights file: save them one by one")
+    if options.save_features:
+        evaluation.check_ending(options.save_features)
     feature = inference.AFTER_NECK if options.feature == "after" else inference.BEFORE_NECK
     device = inference.pick_device(options.device)
     loaded = [models.load_weights(path) for path in options.weights]

@@ -48,14 +48,17 @@ def _resume(options) -> int:
 
 def _ablate(options) -> int:
     from .. import training
+    from ..training.processes import is_first
 
     out = options.out or Path("runs") / Path(options.table).name
     rows = training.ablate(options.table, out, options.base, options.overrides, options.seeds)
-    if options.json:
+    if not is_first():
+        pass
+    elif options.json:
         print_json({"table": str(out / "table.md"), "rows": [row._asdict() for row in rows]})
     else:
         print(training.ablation_table(rows))
-    return 0
+    return int(any(row.failures for row in rows))
 
 
 def _finish_run(run, as_json: bool) -> int:

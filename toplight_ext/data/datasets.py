@@ -74,20 +74,20 @@ def list_dataset(name: str, root: str | Path, split: str | None = None) -> Listi
     return find_dataset(name).read(Path(root), split)
 
 
-def load_dataset(name: str, root: str | Path, split: str | None = None) -> list[Sample]:
+def load_dataset(name: str, root: str | Path, split: str | None = None, draw: bool = True) -> list[Sample]:
     """The samples of a data set.
 
     Args:
         name: sysu, regdb, llcm, oulu, buaa, imagenet, imagenet-mini, folder (class folders, taken as visible images),
-            csv (a manifest, or a folder with manifest.csv), or synthetic (drawn into `root` if that is missing or
-            empty). docs/data.md describes their layouts.
+            csv (a manifest, or a folder with manifest.csv), or synthetic. docs/data.md describes their layouts.
         root: the data set's folder or list.
         split: as "train", or "train_3" for the third of numbered trials.
+        draw: whether the set synthetic is drawn into `root` if that is missing or empty.
 
     Raises:
         InputError: as `list_dataset`, or a row cannot be used: nothing is left out silently.
     """
-    if name == "synthetic":
+    if draw and name == "synthetic":
         draw_if_absent(Path(root))
     listing = list_dataset(name, root, split)
     if listing.problems:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..colour import LUMA
 from .augmentation import Augmentation, Colour, Erasing, Generic, Texture
 from .randomness import generator
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _GREY = np.tile(LUMA, (3, 1))
 MID_GREY = 127.5
 

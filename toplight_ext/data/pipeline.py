@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -144,25 +146,35 @@ class ImagePipeline:
             gpu=torch.cuda.current_device() if self._gpu else None,
             threads=self._threads,
         )
+        # Work on it comes before a step of training, which would otherwise be waited for.
+        stream = torch.cuda.Stream(priority=-1) if self._gpu else None
         for step in range(self._first, self._end):
             outputs, failure = _run(pipeline)
             if outputs is None:
                 break
-            yield Batch(images=self._finished(step, iter(outputs), feed.arguments), indices=feed.indices.pop(step))
+            images = self._finished(step, outputs, feed.arguments, stream)
+            yield Batch(images=images, indices=feed.indices.pop(step))
         else:
             return
         del pipeline, outputs  # whoever keeps the error keeps this frame, and would keep DALI's threads with it
         raise feed.error if failure is None else self._explained(failure, feed.indices[step])
 
-    def _finished(self, step: int, outputs: Iterator, arguments: dict) -> tuple[tuple[torch.Tensor, ...], ...]:
-        """DALI's outputs, one per view in order, with what is left to do to them."""
-        return tuple(
-            tuple(
-                finish(_to_torch(next(outputs), self._gpu), arguments.pop((step, i, j)), self._mean, self._std)
-                for j in range(len(stream.views))
+    def _finished(
+        self, step: int, outputs: Sequence, arguments: dict, cuda_stream: torch.cuda.Stream | None
+    ) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """DALI's outputs, one per view in order, with what is left to do to them; on a GPU, done on that stream."""
+        with contextlib.nullcontext() if cuda_stream is None else torch.cuda.stream(cuda_stream):
+            pixels = iter(_to_torch(outputs, cuda_stream))
+            images = tuple(
+                tuple(
+                    finish(next(pixels), arguments.pop((step, i, j)), self._mean, self._std)
+                    for j in range(len(stream.views))
+                )
+                for i, stream in enumerate(self._streams)
             )
-            for i, stream in enumerate(self._streams)
-        )
+        if cuda_stream is not None:
+            _hand_over(itertools.chain.from_iterable(images), cuda_stream)
+        return images
 
     def _explained(self, failure: RuntimeError, indices: tuple[np.ndarray, ...]) -> Exception:
         """DALI does not say which image of a batch it could not decode. If it was not that: DALI's own error."""
@@ -271,12 +283,20 @@ def _run(pipeline) -> tuple[tuple | None, RuntimeError | None]:
         return None, error.with_traceback(None)
 
 
-def _to_torch(output, gpu: bool) -> torch.Tensor:
-    """The batch as a tensor. On the CPU it is DALI's memory, which the tensor keeps alive."""
-    tensor = torch.from_dlpack(output.as_tensor())
-    if not gpu:
-        return tensor
+def _to_torch(outputs: Sequence, cuda_stream: torch.cuda.Stream | None) -> list[torch.Tensor]:
+    """The batches as tensors. On the CPU they are DALI's memory, which the tensors keep alive."""
+    tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
+    if cuda_stream is None:
+        return tensors
+    copies = [tensor.clone() for tensor in tensors]
     # DALI frees in the order of its own stream, which does not wait for torch's.
-    copy = tensor.clone()
-    torch.cuda.current_stream().synchronize()
-    return copy
+    cuda_stream.record_event().synchronize()
+    return copies
+
+
+def _hand_over(images: Iterable[torch.Tensor], made_on: torch.cuda.Stream) -> None:
+    """Let the current stream work on what another one makes, and memory be used again when both are done with it."""
+    current = torch.cuda.current_stream()
+    current.wait_stream(made_on)
+    for image in images:
+        image.record_stream(current)

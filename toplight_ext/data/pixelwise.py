@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..transfers import to_device
+
 _PART = 4  # images at once on a CPU, so that what one operation wrote is in the cache for the next
 
 
@@ -46,9 +48,9 @@ def finish(images: Tensor, arguments: Mapping[str, np.ndarray], mean: Sequence[f
     """
     count, height, width, _ = images.shape
     finished = torch.empty((count, 3, height, width), device=images.device)
-    mean, std = (255 * torch.tensor(values, dtype=torch.float64).to(finished) for values in (mean, std))
-    matrix = torch.from_numpy(arguments["matrix"]).to(finished) if "matrix" in arguments else None
-    fill = torch.from_numpy(arguments["fill"]).to(finished) if "fill" in arguments else mean.expand(count, 3)
+    mean, std = (255 * _beside(images, values) for values in (mean, std))
+    matrix = _beside(images, arguments["matrix"]) if "matrix" in arguments else None
+    fill = _beside(images, arguments["fill"]) if "fill" in arguments else mean.expand(count, 3)
     step = count if images.is_cuda else _PART
     for start in range(0, count, step):
         rows = slice(start, start + step)
@@ -59,6 +61,11 @@ def finish(images: Tensor, arguments: Mapping[str, np.ndarray], mean: Sequence[f
             _erase(pixels, arguments["boxes"][rows], fill[rows])
         torch.sub(pixels, mean[:, None, None], out=finished[rows]).div_(std[:, None, None])
     return finished
+
+
+def _beside(images: Tensor, values: np.ndarray | Sequence[float]) -> Tensor:
+    """The values as float32 where the images are."""
+    return to_device(torch.from_numpy(np.asarray(values, np.float32)), images.device)
 
 
 def _coloured(pixels: Tensor, matrix: Tensor) -> Tensor:

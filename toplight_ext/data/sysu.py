@@ -17,7 +17,12 @@ from .tree import Tree
 _CAMERAS = dict.fromkeys((1, 2, 4, 5), Modality.VISIBLE) | dict.fromkeys((3, 6), Modality.INFRARED)
 
 # The field trains on the identities of both lists: 296 and 99 of them.
-_LISTS = {"train": ("train_id.txt", "val_id.txt"), "test": ("test_id.txt",)}
+_LISTS = {
+    "train": ("train_id.txt", "val_id.txt"),
+    "test": ("test_id.txt",),
+    "train_only": ("train_id.txt",),
+    "val": ("val_id.txt",),
+}
 
 
 def _published(identities: int, *images: int) -> Published:
@@ -37,13 +42,14 @@ def list_sysu(root: Path, split: str | None = None) -> Listing:
     """The images of a split, all cameras, by identity, camera and number.
 
     Args:
-        split: "train", the 395 identities of train_id.txt and val_id.txt, or "test".
+        split: "train", the 395 identities of train_id.txt and val_id.txt, or "train_only" and "val" for those of
+            one list; or "test".
 
     Raises:
         InputError: another split; a folder or a list of identities is missing.
     """
     if split not in _LISTS:
-        raise InputError(f"sysu: split {split!r}: expected train or test")
+        raise InputError(f"sysu: split {split!r}: expected train, train_only, val or test")
     tree = Tree(root)
     cameras = {folder: number for folder, number in camera_folders(tree, tree.root).items() if number in _CAMERAS}
     missing = sorted(_CAMERAS.keys() - cameras.values())

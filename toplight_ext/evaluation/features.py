@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def save_features(path: str | Path, features: Features) -> None:
     """
     arrays = {name: getattr(features, name) for name in _ARRAYS if getattr(features, name) is not None}
     origin = json.dumps(features.origin.to_json())
-    ending = _ending(path)
+    ending = check_ending(path)
     with replacing(path) as temporary:
         if ending == ".npz":
             with open(temporary, "wb") as file:
@@ -141,7 +142,7 @@ def load_features(path: str | Path) -> Features:
         InputError: the file cannot be read, an array is missing or is not as `Features` says. Pickled
             objects are refused, never loaded.
     """
-    read = _read_npz if _ending(path) == ".npz" else _read_safetensors
+    read = _read_npz if check_ending(path) == ".npz" else _read_safetensors
     try:
         check_file(path)
         fields = read(path)
@@ -157,10 +158,11 @@ def load_features(path: str | Path) -> Features:
         raise InputError(f"{path}: {error}") from error
 
 
-def _ending(path: str | Path) -> str:
-    ending = Path(path).suffix
-    if ending not in (".npz", ".safetensors"):
-        raise InputError(f"{path}: expected a file ending in .npz or .safetensors")
+def check_ending(path: str | Path, also: Sequence[str] = ()) -> str:
+    """The ending of a file of features; raises InputError unless it is one of ours, or of those named."""
+    ending, known = Path(path).suffix, (".npz", ".safetensors", *also)
+    if ending not in known:
+        raise InputError(f"{path}: expected a file ending in {', '.join(known[:-1])} or {known[-1]}")
     return ending
 
 

@@ -6,9 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from .scores import Result
+from .scores import SCORES, Result
 
-LABELS = {"r1": "rank-1", "r5": "rank-5", "r10": "rank-10", "r20": "rank-20", "mAP": "mAP", "mINP": "mINP"}
 # The order in which papers on visible-infrared re-identification print them, and those on faces.
 LATEX_COLUMNS = ("r1", "r10", "r20", "mAP")
 LATEX_FACE_COLUMNS = ("r1", "VR@FAR=1% strict", "VR@FAR=0.1% strict")
@@ -22,12 +21,12 @@ def table(result: Result) -> str:
         f"{result.valid_queries} of {result.queries} queries have a match; gallery of {result.gallery} images",
         f"feature {result.origin.feature or 'unknown'}; flip {_yes(result.origin.flip)}; "
         f"re-ranking {_yes(result.reranking is not None)}",
-        _line("", [LABELS[name] for name in LABELS]),
-        _line("mean", [_percent(getattr(result, name)) for name in LABELS]),
+        _line("", list(SCORES.values())),
+        _line("mean", [_percent(getattr(result, name)) for name in SCORES]),
     ]
     if result.trials > 1:
-        lines.append(_line("std", [_percent(result.std[name]) for name in LABELS]))
-        lines += [_line(trial.name, [_percent(trial.scores[name]) for name in LABELS]) for trial in result.per_trial]
+        lines.append(_line("std", [_percent(result.std[name]) for name in SCORES]))
+        lines += [_line(trial.name, [_percent(trial.scores[name]) for name in SCORES]) for trial in result.per_trial]
     for name, rate in result.verification.items():
         spread = f" (std {_percent(result.std[name])})" if result.trials > 1 else ""
         lines.append(f"{name:<20}{_percent(rate):>8}{spread}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from ..errors import InputError
 from ..text import plain
 
 _LONGEST = 200  # characters of a name, which every result repeats
+_MOST_SPLITS = 100  # as many as a weights file may name
 
 
 def _check_words(*words: str | None) -> None:
@@ -50,7 +52,7 @@ class Origin:
     feature: str | None = None  # "before BNNeck" or "after BNNeck"
     flip: bool | None = None  # True: the mean of an image's feature and its mirror image's
     images: Split | None = None  # what the features are of
-    training: Split | None = None  # what the network was trained on
+    training: tuple[Split, ...] = ()  # all that the network's weights have seen, the last one last; none is unknown
     network: str | None = None  # as `network_of` names its weights
 
     def to_json(self) -> dict[str, Any]:
@@ -64,16 +66,29 @@ class Origin:
         if not isinstance(fields.get("network"), str | None):
             raise TypeError("network must be text")
         _check_words(fields.get("feature"), fields.get("network"))
-        splits = {name: Split.from_json(fields[name]) for name in ("images", "training") if fields.get(name)}
-        return cls(**{**fields, **splits})
+        images = Split.from_json(fields["images"]) if fields.get("images") else None
+        return cls(**{**fields, "images": images, "training": _read_training(fields.get("training"))})
 
     @property
-    def leaks(self) -> bool:
-        """The network saw another trial of this data set, and so perhaps the identities it is asked for."""
-        if self.images is None or self.training is None or self.images.dataset != self.training.dataset:
-            return False
-        trials = self.images.trial, self.training.trial
-        return None not in trials and trials[0] != trials[1]
+    def trials_seen(self) -> tuple[Split, ...]:
+        """The numbered trials of the images' data set among what the network was trained on."""
+        dataset = self.images.dataset if self.images else None
+        return tuple(split for split in self.training if split.dataset == dataset and split.trial is not None)
+
+    @property
+    def leaks(self) -> tuple[Split, ...]:
+        """Those of other trials than that of the images, with identities that these perhaps ask for."""
+        own = self.images.trial if self.images else None
+        return tuple(split for split in self.trials_seen if own not in (None, split.trial))
+
+
+def _read_training(value: Any) -> tuple[Split, ...]:
+    """A list of splits; or one alone, as older files have it, or None."""
+    if value and isinstance(value, list) and isinstance(value[0], str):
+        value = [value]
+    if not isinstance(value, list | None) or len(value or ()) > _MOST_SPLITS:
+        raise TypeError(f"training must be a list of at most {_MOST_SPLITS} splits")
+    return tuple(map(Split.from_json, value or ()))
 
 
 def network_of(weights: str | Path) -> str:
@@ -84,18 +99,32 @@ def network_of(weights: str | Path) -> str:
 def check_splits(origins: Sequence[Origin], any_split: bool = False) -> None:
     """Refuse a network on another trial than its own, unless told, and one trial twice.
 
-    The numbered trials of a data set (RegDB has ten) share identities: what one trains on another asks for.
+    The numbered trials of a data set (RegDB has ten) share identities: what one trains on another asks for. Its own
+    are all that its weights have seen: what it started from, and what all the networks of a soup were trained on.
 
     Raises:
         InputError: naming the splits.
     """
     for origin in origins:
         if origin.leaks and not any_split:
+            own = {split.trial for split in origin.trials_seen}
+            way = f"evaluate it on trial {min(own)}, or" if len(own) == 1 else "no trial is new to it,"
             raise InputError(
-                f"the network was trained on {origin.training}, whose identities {origin.images} may ask for: "
-                f"evaluate it on trial {origin.training.trial}, or allow any split and expect flattering numbers"
+                f"the network was trained on {origin.leaks[0]}, whose identities {origin.images} may ask for: "
+                f"{way} allow any split and expect flattering numbers"
             )
     trials = [origin.images for origin in origins if origin.images and origin.images.trial is not None]
     twice = [images for i, images in enumerate(trials) if images in trials[:i]]
     if twice and not any_split:
         raise InputError(f"{twice[0]} is given twice: every trial counts once, with its own network")
+
+
+def warn_of_known_images(origins: Sequence[Origin]) -> None:
+    """Say so where a network is evaluated on what it was trained on, as far as the names of the splits tell."""
+    for origin in origins:
+        if origin.images and origin.images.name and origin.images in origin.training:
+            warnings.warn(
+                f"the network was trained on {origin.images}, and is evaluated on it if that is the same folder: "
+                "its figures say nothing of other identities",
+                stacklevel=2,
+            )

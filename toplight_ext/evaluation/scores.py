@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,13 +12,15 @@ import numpy as np
 
 from ..errors import InputError
 from .features import Features
-from .origin import Origin, check_splits
+from .origin import Origin, check_splits, warn_of_known_images
 from .protocols import Protocol, Trial
 from .ranking import Labels, Metric, Ranking, Reranking, nearest, rank_features
 from .verification import verification_rates
 
 CMC_RANKS = 50
-SCORES = ("r1", "r5", "r10", "r20", "mAP", "mINP")
+# What every evaluation gives, by the name of the field and as tables call it; and the three that are looked at first.
+SCORES = {"r1": "rank-1", "r5": "rank-5", "r10": "rank-10", "r20": "rank-20", "mAP": "mAP", "mINP": "mINP"}
+MAIN_SCORES = ("r1", "mAP", "mINP")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +102,8 @@ def evaluate(
         threads: None is one per core.
         reranking: None ranks by the distances themselves.
         device: rank on this torch device instead of in the compiled core.
-        any_split: also evaluate a network on another split than the one whose other half it was trained on.
+        any_split: also evaluate a network on another split than the one whose other half it was trained on. On what
+            it was trained on itself it is evaluated in any case, with a warning.
 
     Raises:
         InputError: the features do not hold what the protocol needs, no query has a match, a network is
@@ -111,6 +115,7 @@ def evaluate(
     if not sets:
         raise InputError("evaluate: expected features of at least one network, got none")
     check_splits([each.origin for each in sets], any_split)
+    warn_of_known_images([each.origin for each in sets])
     score = functools.partial(
         _score, protocol=protocol, metric=metric, threads=threads, reranking=reranking, device=device
     )
@@ -132,6 +137,11 @@ def evaluate(
         per_trial=tuple(results),
         cmc=np.mean([result.cmc for result in results], axis=0),
     )
+
+
+def over_seeds(values: Sequence[float]) -> list[float]:
+    """Mean of a score over runs that differ in the seed alone; behind it, of several, the sample standard deviation."""
+    return [statistics.fmean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
 
 
 def ranked_lists(

@@ -7,7 +7,7 @@ from .counting import count_flops, count_paper_flops
 from .create import create_model
 from .network import DualPathNetwork, Output
 from .state import average, duplicate, load_blocks, merge, soup
-from .weights import Weights, load_weights, read_weights, save_weights, soup_weights
+from .weights import Weights, load_weights, read_weights, save_weights, soup_weights, training_sets
 
 __all__ = [
     "BACKBONES",
@@ -30,4 +30,5 @@ __all__ = [
     "save_weights",
     "soup",
     "soup_weights",
+    "training_sets",
 ]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..colour import LUMA
+
 _SIDE = 8  # of the last map, for faces of 128 x 128
 _FEATURES = 256
 
@@ -23,7 +25,7 @@ class Luma(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("weights", torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("weights", torch.tensor(LUMA).reshape(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         return (image * self.weights).sum(1, keepdim=True)

@@ -23,6 +23,7 @@ FORMAT = 1
 _ENTRY = "toplight_ext"
 _PARTS = ("visible", "infrared", "shared", "neck", "head")
 _LONGEST_NAME = 200  # of a data set or a split
+_MOST_SETS = 100  # our choice: ten times the trials of RegDB
 _ARGUMENTS = inspect.signature(create_model).parameters.keys() - {"pretrained", "checkpointing"}
 
 
@@ -39,7 +40,7 @@ def save_weights(path: str | os.PathLike[str], model: DualPathNetwork, **metadat
 
     Args:
         metadata: further fields to keep with the weights; what JSON can hold. Training keeps `stage`, `recipe`,
-            `trained_on` (data set and split) and what the network is to be fed, for everything that uses it later:
+            `trained_on` (as `training_sets` gives it) and what the network is to be fed, for everything that uses it:
             `size` (height, width in pixels), `mean` and `std` (red, green, blue, of pixels in 0..1) and `gray`
             (visible images lose their colour), the fields of `inference.Preprocessing`.
 
@@ -74,7 +75,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     try:
         entry = json.loads(entries[_ENTRY])
         version, arguments, metadata = entry["format"], dict(entry["model"]), dict(entry["metadata"])
-        _check_trained_on(metadata.get("trained_on"))
+        if "trained_on" in metadata:
+            metadata["trained_on"] = training_sets(metadata["trained_on"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: its metadata entry {_ENTRY!r} is damaged ({plain(repr(error), 200)})") from error
     # Never the argument `pretrained`: a file must not make us read another file or download one.
@@ -107,8 +109,8 @@ def soup_weights(paths: Sequence[str | os.PathLike[str]], keep: int = 1) -> tupl
     BatchNorm statistics are averaged, not yet re-estimated.
 
     Returns:
-        The network, in evaluation mode, and its metadata: the fields on which all files agree, and under
-        `ingredients` the name and metadata of each file.
+        The network, in evaluation mode, and its metadata: the fields on which all files agree, under `trained_on`
+        what any of them was trained on, and under `ingredients` the name and metadata of each file.
 
     Raises:
         InputError: no file, a file that `read_weights` refuses, or files of different networks.
@@ -129,8 +131,34 @@ def soup_weights(paths: Sequence[str | os.PathLike[str]], keep: int = 1) -> tupl
     state = soup([ingredient.state for ingredient in ingredients], keep)
     first, *others = [ingredient.metadata for ingredient in ingredients]
     common = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    sets = training_sets([known for i in ingredients for known in i.metadata.get("trained_on", ())])
+    common |= {"trained_on": sets} if sets else {}
     sources = [{"file": Path(path).name, **i.metadata} for path, i in zip(paths, ingredients, strict=True)]
     return _rebuild(arguments, state, f"soup of {paths[0]}"), {**common, "ingredients": sources}
+
+
+def training_sets(recorded: Any) -> list[dict[str, str | None]]:
+    """The metadata field `trained_on`: `dataset` and `split` of all that a network's weights have seen, each once.
+
+    What it started from saw the first of them, what it was trained on itself is the last.
+
+    Args:
+        recorded: such entries, or one alone, as older files have it, or None.
+
+    Raises:
+        ValueError, KeyError or TypeError: it is something else, or more than a file may have.
+    """
+    entries = recorded if isinstance(recorded, list) else [] if recorded is None else [recorded]
+    found = dict.fromkeys((entry["dataset"], entry["split"]) for entry in reversed(entries))
+    if not all(_is_name(dataset) and (split is None or _is_name(split)) for dataset, split in found):
+        raise ValueError("trained_on: expected the names of data sets and of their splits")
+    if len(found) > _MOST_SETS:
+        raise InputError(f"trained_on: {len(found)} data sets or splits are more than {_MOST_SETS}")
+    return [{"dataset": dataset, "split": split} for dataset, split in reversed(found)]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
 def _differences(given: dict[str, Any], expected: dict[str, Any]) -> str:
@@ -161,12 +189,3 @@ def _empty_network(arguments: dict[str, Any], state: dict[str, Tensor], origin: 
         raise InputError(f"{origin}: no network can be made of what it records: {plain(error, 200)}") from error
     check_state(model.state_dict(), state, origin)
     return model
-
-
-def _check_trained_on(recorded: Any) -> None:
-    """Raises ValueError, unless it is what training records, or nothing."""
-    if recorded is None:
-        return
-    fields = (recorded["dataset"], recorded["split"] or "")
-    if not all(isinstance(field, str) and len(field) <= _LONGEST_NAME for field in fields):
-        raise ValueError("trained_on: expected the names of a data set and of its split")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..colour import LUMA
 from ..errors import InputError
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _REACH = 2  # pixels from the middle of the gradient filter to its edge
 
 
@@ -30,7 +30,7 @@ class UnsignedGradients(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         red, green, blue = image.unbind(1)
-        luma = (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
+        luma = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
         luma = _smooth(_smooth(F.pad(luma, (_REACH,) * 4, mode="replicate"), 2), 3)
         dx, dy = _slope(_smooth(luma, 2), 3), _slope(_smooth(luma, 3), 2)
         square = dx * dx + dy * dy + self.floor

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..evaluation.features import MODALITIES
 from .text import plain
 
-MODALITIES = ("visible", "infrared")
 _MOST_VALUES = 4096  # numbers of one list that a page draws
 _MOST_SLICES = 64
 _MOST_EXAMPLES = 12

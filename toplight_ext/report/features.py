@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .analysis import MODALITIES, Analysis, Distances, Example, Projection, Slices
+from ..evaluation.features import MODALITIES
+from .analysis import Analysis, Distances, Example, Projection, Slices
 from .drawing import legend
 from .feature_figures import distance_figure, overlap, projection_figure, slice_figure
 from .pictures import aspect, data_uri, thumbnails

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 
+from ..evaluation import MAIN_SCORES
 from .drawing import legend
 from .features import features_section, slices_section
 from .figures import bin_size, cmc_figure, training_figure
@@ -70,7 +71,7 @@ def _tiles(run: Run) -> str:
     tiles = []
     last = run.result
     first = run.rows[0] if len(run.rows) > 1 and run.rows[0].test == last.test else None
-    for metric in ("r1", "mAP", "mINP"):
+    for metric in MAIN_SCORES:
         if last is not None and metric in last.figures:
             below = ""
             if first is not None and metric in first.figures:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..evaluation import SCORES
 from ..toml import parse_toml
 from .analysis import Analysis, read_analysis
 from .text import count, plain
@@ -25,7 +26,7 @@ FILES = (
     "analysis.json",
     "environment.json",
 )
-METRICS = {"r1": "Rank-1", "r5": "Rank-5", "r10": "Rank-10", "r20": "Rank-20", "mAP": "mAP", "mINP": "mINP"}
+METRICS = {name: label.replace("rank", "Rank") for name, label in SCORES.items()}
 
 # What a line of metrics.jsonl may hold besides the loss and its parts.
 _NOT_LOSSES = {"step", "epoch", "learning_rate", "images_per_second"}

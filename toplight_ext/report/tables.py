@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from ..evaluation import over_seeds
 from .run import METRICS, Row, Run, Stage, read_rows
 from .text import MISSING, aligned, count, difference, duration, escape, label, percent, plain, rate
 
@@ -130,13 +130,13 @@ def _over_seeds(group: Sequence[Run]) -> Row:
     """One row for several runs."""
     rows = [run.result for run in group]
     shared = [metric for metric in METRICS if all(metric in row.figures for row in rows)]
-    of_metric = {metric: [row.figures[metric] for row in rows] for metric in shared}
+    of_metric = {metric: over_seeds([row.figures[metric] for row in rows]) for metric in shared}
     seeds = f"{plain(group[0].settings.get('name', group[0].name), 60)} ({count(len(group), 'seed')})"
     return replace(
         rows[0],
         label=seeds,
-        figures={metric: statistics.fmean(values) for metric, values in of_metric.items()},
-        std={metric: statistics.stdev(values) for metric, values in of_metric.items()} if len(group) > 1 else {},
+        figures={metric: mean for metric, (mean, *_) in of_metric.items()},
+        std={metric: deviation for metric, (_, *deviations) in of_metric.items() for deviation in deviations},
     )
 
 

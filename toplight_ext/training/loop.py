@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch, ImagePipeline, Stream
@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..models import DualPathNetwork
 from ..progress import progress_bar
 from ..text import plain
+from ..transfers import HostCopy, to_device
 from .optimisers import Average, build_optimiser, learning_rate, set_learning_rate
 from .processes import synchronise_norms, world_size
 from .recipe import Optimiser
@@ -59,7 +60,7 @@ class Taken(NamedTuple):
     step: int
     rate: float
     indices: tuple[np.ndarray, ...]
-    record: Tensor  # of `Update`, then whether to stop
+    record: HostCopy  # of `Update`, then whether to stop
 
 
 class Training:
@@ -159,15 +160,14 @@ class Training:
             for stream in batch.images
             for view in stream
         ]
-        labels = [torch.from_numpy(stage.labels[stream.indices(self._step)]) for stream in stage.streams]
-        if self._device.type == "cuda":  # from other memory the host would wait for the copy
-            labels = [rows.pin_memory().to(self._device, non_blocking=True) for rows in labels]
+        rows = (torch.from_numpy(stage.labels[stream.indices(self._step)]) for stream in stage.streams)
+        labels = [to_device(of_stream, self._device) for of_stream in rows]
         rate = learning_rate(stage.optimiser, self._step, stage.steps_per_epoch, stage.steps)
         set_learning_rate(self._optimiser, rate)
         record = agreed(self._new_weights(images, labels), stop)
         if self._average is not None:
             self._average.update(self._step)
-        self._taken.append(Taken(self._step, rate, batch.indices, record))
+        self._taken.append(Taken(self._step, rate, batch.indices, HostCopy(record)))
         self._step += 1
         self._images += sum(len(rows) * len(s.views) for rows, s in zip(labels, stage.streams, strict=True))
 

@@ -20,7 +20,7 @@ def build_optimiser(
 
     Args:
         trained: all that is trained; `model` is the network in it, whose blocks are the backbone.
-        graphed: whether a CUDA graph will hold the step, for which rates lie on the device.
+        graphed: whether a CUDA graph will hold the step, which then reads each group's rate from the device.
     """
     blocks = {id(p) for part in (model.visible, model.infrared, model.shared) for p in part.parameters()}
     groups = []
@@ -33,17 +33,31 @@ def build_optimiser(
             {"params": vectors, "weight_decay": 0.0, "factor": factor},
         ]
     groups = [group for group in groups if group["params"]]
-    rate = settings.learning_rate
-    if graphed:
-        rate = torch.tensor(rate, device=groups[0]["params"][0].device)
-    if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=graphed)
-    optimiser = torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=True, fused=True)
-    # Made here: a first step that is skipped because it is not finite would leave them uninitialised.
     for group in groups:
-        for parameter in group["params"]:
-            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        rate = settings.learning_rate * group["factor"]
+        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if graphed else rate
+    if settings.name == "adamw":
+        optimiser = torch.optim.AdamW(groups, fused=True, capturable=graphed)
+    else:
+        optimiser = torch.optim.SGD(groups, momentum=settings.momentum, nesterov=True, fused=True)
+        # Made here: a first step that is skipped because it is not finite would leave them uninitialised.
+        for group in groups:
+            for parameter in group["params"]:
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    if graphed:
+        _keep_rates(optimiser)
     return optimiser
+
+
+def _keep_rates(optimiser: torch.optim.Optimizer) -> None:
+    """Let the tensors of the rates outlive `load_state_dict`, which would put the checkpoint's in their place."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+
+    def put_back(loaded: torch.optim.Optimizer) -> None:
+        for group, rate in zip(loaded.param_groups, rates, strict=True):
+            group["lr"] = rate.fill_(group["lr"])
+
+    optimiser.register_load_state_dict_post_hook(put_back)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -34,6 +34,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def is_first() -> bool:
+    """Whether this process is the one that reports, which it is also where the group has ended."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def wait_for_all() -> None:
     if dist.is_initialized():
         dist.barrier()
@@ -41,7 +46,10 @@ def wait_for_all() -> None:
 
 @contextlib.contextmanager
 def joined(device_name: str) -> Iterator[torch.device]:
-    """Inside, the processes that `torchrun` started are one group; yields this one's device."""
+    """Inside, the processes that `torchrun` started are one group; yields this one's device.
+
+    They may be one already, as in an ablation.
+    """
     device = pick_device(device_name)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -49,6 +57,9 @@ def joined(device_name: str) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    if dist.is_initialized():
+        yield device
+        return
     # Weights of 1x1 convolutions are channels_last in name only; their gradients are copied as they are.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)

@@ -13,9 +13,10 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data import Augmentation
+from ..data import Augmentation, Colour, Sample, Texture, load_dataset
 from ..data.pipeline import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import InputError
+from ..evaluation import Protocol, parse_protocol
 from ..inference import Preprocessing
 from ..text import plain
 from .limits import check_limits
@@ -35,6 +36,10 @@ class Dataset:
     root: str
     split: str | None = None
     cache: str | None = None
+
+    def samples(self, draw: bool = False) -> list[Sample]:
+        """Its images; `draw` and errors as `data.load_dataset` has them."""
+        return load_dataset(self.name, self.root, self.split, draw)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class Pretrain:
 class Top:
     """Stage 1: task-oriented pretraining; path 1 sees the colour, path 2 the texture augmentations.
 
+    path1, path2: the augmentations of each; a table that is given says all of them.
     kl_weight: of the agreement of the two paths in L_idc.
     domain_weight: of L_fd, beside L_idc.
     reversal: lambda of the gradient reversal in L_fd.
@@ -115,8 +121,8 @@ class Top:
     kl_weight: float = 1.0
     domain_weight: float = 0.1
     reversal: float = 1.0
-    path1: Augmentation = Augmentation()
-    path2: Augmentation = Augmentation()
+    path1: Augmentation = Augmentation(colour=Colour())
+    path2: Augmentation = Augmentation(texture=Texture())
     share_geometry: bool = False
     optimiser: Optimiser = Optimiser()
 
@@ -170,7 +176,11 @@ class VI:
 class Evaluation:
     """How the stages of a run are compared; `toplight evaluate` has the same protocols.
 
+    protocol, shots, permutations: of `test`, and of `dev` where that is a split of the same data set; another data
+        set has its own default, which is infrared->visible for csv.
     shots, permutations: of SYSU-MM01, gallery images per identity and camera, and the file rand_perm_cam.mat.
+    same_camera_filter, cmc: of csv, folder and synthetic, as `evaluation.Generic` says.
+    flip: features are averaged with those of the mirror image.
     every_epochs: how often the visible-infrared stage is looked at on the recipe's `dev` split while it trains; 0
         is never. The figures are recorded and choose nothing.
     """
@@ -179,6 +189,9 @@ class Evaluation:
     metric: typing.Literal["cosine", "euclidean"] = "cosine"
     shots: int = 1
     permutations: str | None = None
+    same_camera_filter: bool = False
+    cmc: typing.Literal["images", "identities"] = "images"
+    flip: bool = False
     batch_size: int = 128
     every_epochs: int = 0
 
@@ -264,6 +277,18 @@ class Recipe:
     def first_weights(self) -> Path | None:
         """What the first stage starts from."""
         return Path(self.weights) if self.weights else None
+
+    def protocol(self, dataset: Dataset) -> Protocol:
+        """How networks are compared on `test` or `dev`.
+
+        Raises:
+            InputError: the words of `evaluation` name no protocol, or the data set has none.
+        """
+        if dataset.name != self.test.name:
+            return parse_protocol(dataset.name)
+        words = self.evaluation
+        rules = {"same_camera_filter": words.same_camera_filter, "cmc": words.cmc}
+        return parse_protocol(dataset.name, words.protocol, words.shots, words.permutations, **rules)
 
     def preprocessing(self, stage: str) -> Preprocessing:
         """What the networks of a stage are fed; stored with the weights."""

@@ -7,17 +7,23 @@ then only says what differs; `false` leaves out a stage that the base has. An un
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InputError
+from ..evaluation.names import AGW
 from ..extras import require
 from ..text import plain
+from ..toml import build, merge, override_key, read_toml, without_none
 from .recipe import Recipe
-from .tables import build, merge, override_key, read_toml, without_none
 
 _MOST_BASES = 16
+_TABLES_WITH_PATHS = ("model", "evaluation", "data", "test", "dev", "pretraining_data")
+_PATHS = ("weights", "pretrained", "permutations", "root", "cache")
+
+T = TypeVar("T")
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = (), base: str | Path | None = None) -> Recipe:
@@ -53,6 +59,23 @@ def recipe_from_dict(table: Mapping[str, Any], where: str) -> Recipe:
 def recipe_to_toml(recipe: Recipe) -> str:
     """The resolved recipe, defaults written out, as TOML that `load_recipe` reads back to an equal recipe."""
     return require("tomli_w", extra="train").dumps(without_none(dataclasses.asdict(recipe)))
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe, saying from any working directory what it says from this one."""
+    changed = {name: _absolute_in(getattr(recipe, name)) for name in _TABLES_WITH_PATHS}
+    return _absolute_in(dataclasses.replace(recipe, **changed))
+
+
+def _absolute_in(table: T) -> T:
+    """The dataclass or None, its fields that are paths made absolute."""
+    given = {name: getattr(table, name, None) for name in _PATHS}
+    named = {name: path for name, path in given.items() if isinstance(path, str)}
+    if named.get("permutations") == AGW:
+        del named["permutations"]
+    return (
+        dataclasses.replace(table, **{name: os.path.abspath(path) for name, path in named.items()}) if named else table
+    )
 
 
 def installed_recipes() -> dict[str, Path]:

@@ -151,6 +151,11 @@ class Run:
     def weights(self, stage: str) -> Path:
         return self.folder / f"{stage}.safetensors"
 
+    def weights_before(self, stage: str) -> Path | None:
+        """What a stage starts from."""
+        earlier = self.recipe.stages[: self.recipe.stages.index(stage)]
+        return self.weights(earlier[-1]) if earlier else self.recipe.first_weights
+
     def log(self, stage: str, step: int, values: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
         self._append("metrics", stage, step, values)
@@ -187,6 +192,18 @@ class Run:
     def finished(self) -> list[dict[str, Any]]:
         """One entry per finished stage: stage, seconds, images_per_second, and `logs`, their sizes at its end."""
         return self._entries("stages.json", self._read("stages.json", []), "stage")
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The recipe's stages that are still to be trained."""
+        finished = {entry["stage"] for entry in self.finished}
+        return [stage for stage in self.recipe.stages if stage not in finished]
+
+    @property
+    def unevaluated(self) -> list[str]:
+        """The recipe's stages that have no result."""
+        evaluated = {result["name"] for result in self.results}
+        return [stage for stage in self.recipe.stages if stage not in evaluated]
 
     def finish(self, stage: str, seconds: float, images: int) -> None:
         """Record that the weights of a stage are written."""

@@ -22,10 +22,9 @@ from ..data import (
     Stream,
     cached_images,
     identity_labels,
-    load_dataset,
     with_mirrored_identities,
 )
-from ..models import DualPathNetwork, create_model, load_blocks, read_weights, save_weights, soup_weights
+from ..models import DualPathNetwork, create_model, load_blocks, read_weights, save_weights, soup_weights, training_sets
 from ..models.state import duplicated_blocks
 from .loop import Look, Stage, Training
 from .objectives import PretrainObjective, TopObjective, VIObjective
@@ -49,21 +48,22 @@ def run_stage(
         look: what to record of the network on the way.
     """
     recipe = run.recipe
+    metadata = _metadata(recipe, name, before)  # read now: the weights before may be gone when the stage ends
     torch.manual_seed(recipe.seed)
     if name == "soup":
         if run.writes:  # too short to be shared
-            _leave(run, name, *_soup(recipe, before, device))
+            _leave(run, name, metadata, *_soup(recipe, before, device))
         return
     stage = build_stage(recipe, name, before)
     training = Training(run, stage, device, look)
     with stop.deferred():  # until the weights are there: the steps since the last checkpoint would be lost
         spent = training.to_the_end(stop)
         if run.writes:
-            _leave(run, name, stage.model, spent)
+            _leave(run, name, metadata, stage.model, spent)
 
 
-def _leave(run: Run, name: str, model: DualPathNetwork, spent: tuple[float, int]) -> None:
-    save_weights(run.weights(name), model, **_metadata(run.recipe, name))
+def _leave(run: Run, name: str, metadata: dict[str, Any], model: DualPathNetwork, spent: tuple[float, int]) -> None:
+    save_weights(run.weights(name), model, **metadata)
     run.finish(name, *spent)
 
 
@@ -82,32 +82,54 @@ def build_stage(recipe: Recipe, name: str, before: Path | None) -> Stage:
 
 
 def check_stages(
-    recipe: Recipe, visible_infrared: Sequence[Sample] | None, pretraining: Sequence[Sample] | None
+    recipe: Recipe,
+    stages: Sequence[str],
+    before: Path | None,
+    visible_infrared: Sequence[Sample] | None,
+    pretraining: Sequence[Sample] | None,
 ) -> None:
     """Find now what a stage would refuse when its turn comes, which may be after days.
 
     That is a batch that cannot be drawn or divided, weights to start from, a network that cannot be made.
 
     Args:
+        stages: those that are to come.
+        before: weights that the first of them starts from.
         visible_infrared, pretraining: samples of the data sets; None where no stage trains on them.
 
     Raises:
         InputError: as the stage would.
     """
-    stages = [stage for stage in recipe.stages if stage != "soup"]
     for stage in stages:
+        if stage == "soup":
+            continue
         samples = visible_infrared if stage == "vi" else pretraining
         _order(recipe, stage, _stage_samples(recipe, stage, samples)).rows(rank(), world_size())
-    with torch.device("meta"):
-        _network(recipe, stages[0], 0, recipe.first_weights)
-        if len(stages) > 1:  # the last one has the neck
-            create_model(**_arguments(recipe, stages[-1], 0))
+        with torch.device("meta"):
+            if stage == stages[0]:
+                _network(recipe, stage, 0, before)
+            else:
+                create_model(**_arguments(recipe, stage, 0))
 
 
-def _metadata(recipe: Recipe, name: str) -> dict:
-    data = _dataset(recipe, name)
-    trained_on = {"dataset": data.name, "split": data.split}  # so that an evaluation on another split is noticed
-    return {"stage": name, "recipe": recipe.name, "trained_on": trained_on, **recipe.preprocessing(name).metadata()}
+def _metadata(recipe: Recipe, name: str, before: Path | None) -> dict[str, Any]:
+    return {
+        "stage": name,
+        "recipe": recipe.name,
+        "trained_on": trained_on(recipe, [name], before),
+        **recipe.preprocessing(name).metadata(),
+    }
+
+
+def trained_on(recipe: Recipe, stages: Sequence[str], before: Path | None) -> list[dict[str, str | None]]:
+    """What the weights that the last of the stages leaves have seen, so that an evaluation on its trials is noticed.
+
+    Args:
+        before: weights that the first of them starts from, whose own past is recorded in them.
+    """
+    earlier = [] if before is None else read_weights(before).metadata.get("trained_on", [])
+    own = (_dataset(recipe, stage) for stage in stages)
+    return training_sets([*earlier, *({"dataset": data.name, "split": data.split} for data in own)])
 
 
 def _dataset(recipe: Recipe, name: str) -> Dataset:
@@ -124,8 +146,7 @@ class _Images:
 
     def __init__(self, recipe: Recipe, stage: str):
         dataset = _dataset(recipe, stage)
-        samples = load_dataset(dataset.name, dataset.root, dataset.split)
-        self.samples = _stage_samples(recipe, stage, samples)
+        self.samples = _stage_samples(recipe, stage, dataset.samples())
         self.labels, identities = identity_labels(self.samples)
         self.classes = len(identities)
         self._decoded = None

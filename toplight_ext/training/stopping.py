@@ -15,6 +15,10 @@ class Interrupted(TrainingError):
     """SIGINT or SIGTERM: all that a resumed run needs is on the disk."""
 
 
+class Disturbed(TrainingError):
+    """What the run needs of its machine failed, a disk or another process; a resumed run goes on."""
+
+
 class _Signalled(BaseException):
     """What a signal raises wherever it finds the run; no Exception, so that nobody takes it for their failure."""
 

@@ -86,7 +86,8 @@ class GraphedUpdate:
         if self._graph is None:
             self._images, self._labels = [x.clone() for x in images], [y.clone() for y in labels]
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):  # records, and computes nothing
+            # Records, and computes nothing. The image pipeline's threads go on, and may allocate meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._record = self._update(self._images, self._labels)
         for kept, given in zip([*self._images, *self._labels], [*images, *labels], strict=True):
             kept.copy_(given, non_blocking=True)
