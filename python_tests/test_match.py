@@ -144,6 +144,41 @@ def test_approximate_search_tells_its_recall(index):
     assert deploy.recall(one.search(query), exact) < 0.9
 
 
+def test_the_lists_of_an_approximate_search_are_those_that_faiss_found(tmp_path, capsys):
+    """Of 8,000 images in 357 clusters, one of which is looked at: short lists, of which many rows are not the exact."""
+    pytest.importorskip("faiss", reason="the extra faiss is not installed")
+    save_features(tmp_path / "q.npz", features(20, seed=1))
+    deploy.write_index(tmp_path / "g.index", features(8000))
+    arguments = ["match", str(tmp_path / "q.npz"), str(tmp_path / "g.index"), "--top", "40"]
+    outputs = {}
+    for probes in (None, 1, 1000):
+        asked = [] if probes is None else ["--approximate", str(probes)]
+        assert cli.main([*arguments, *asked, "--json"]) == 0
+        outputs[probes] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    paths = {
+        probes: [[each["path"] for each in query["gallery"]] for query in found["queries"]]
+        for probes, found in outputs.items()
+    }
+    shared = {
+        probes: np.mean([len({*some} & {*exact}) / 40 for some, exact in zip(lists, paths[None], strict=True)])
+        for probes, lists in paths.items()
+    }
+    assert "recall" not in outputs[None]
+    assert outputs[1]["recall"] == pytest.approx(shared[1], abs=0.01) and 0 < shared[1] < 0.6
+    assert min(map(len, paths[1])) < 40 and all(map(len, paths[1]))
+    assert outputs[1000]["recall"] > 0.99 and shared[1000] > 0.99
+    assert cli.main([*arguments, "--approximate", "1"]) == 0
+    assert f"found {100 * outputs[1]['recall']:.2f} % of the exact lists" in capsys.readouterr().out
+
+
+def test_a_gallery_smaller_than_the_list_is_found_whole():
+    pytest.importorskip("faiss", reason="the extra faiss is not installed")
+    gallery, query = deploy.FeatureGallery(features(30)), features(4, seed=1).features
+    found = deploy.ApproximateGallery(gallery, clusters=2, probes=2).search(query, top=50)
+    assert found.rows.shape == (4, 30)
+    assert deploy.recall(found, deploy.search(query, gallery, top=50)) == 1
+
+
 def test_command_prints_and_draws_ranked_lists(index, tmp_path, capsys):
     image = pytest.importorskip("PIL.Image", reason="Pillow, of the extra train, is not installed")
     save_features(tmp_path / "q.npz", features(2))
@@ -202,9 +237,14 @@ def test_features_of_two_networks_are_not_compared(tmp_path, capsys):
         assert cli.main(["match", str(tmp_path / "q.npz"), str(tmp_path / "g.index")]) == 0
 
 
-def test_a_number_of_probes_that_asks_for_nothing_is_refused(tmp_path, index):
+def test_a_number_of_probes_that_asks_for_nothing_is_refused(tmp_path, index, capsys):
+    pytest.importorskip("faiss", reason="the extra faiss is not installed")
     save_features(tmp_path / "q.npz", features(2))
-    assert cli.main(["match", str(tmp_path / "q.npz"), str(index), "--approximate", "0"]) != 0
+    assert cli.main(["match", str(tmp_path / "q.npz"), str(index), "--approximate", "0"]) == 2
+    assert "0 probes: expected at least 1" in capsys.readouterr().err
+    for clusters in (0, 10_000):
+        with pytest.raises(InputError, match=f"{clusters} clusters, .* expected 1 to 9000"):
+            deploy.ApproximateGallery(deploy.GalleryIndex(index), clusters=clusters)
 
 
 def test_a_modality_chooses_among_the_images_of_a_manifest(tmp_path):

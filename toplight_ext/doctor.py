@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ PACKAGES = (
     ("matplotlib", "curves of the report", "train"),
     ("rich", "progress", "train"),
     ("tensorboard", "live curves", "train"),
+    ("tomli-w", "recipes of runs", "train"),
+    *((("tomli", "recipes", "train"),) if sys.version_info < (3, 11) else ()),
     ("onnx", "export", "export"),
     ("onnxscript", "export", "export"),
     ("onnxruntime", "export", "export"),

@@ -80,14 +80,18 @@ def _add_match(parser: argparse.ArgumentParser) -> None:
         "--picture", type=Path, metavar="PNG", help=f"draw the lists of the first {_MOST_DRAWN} queries"
     )
     parser.add_argument(
-        "--approximate", type=int, nargs="?", const=32, metavar="PROBES", help="by FAISS; prints its recall as well"
+        "--approximate", type=int, nargs="?", const=32, metavar="PROBES", help="by FAISS, with its recall"
     )
     add_json(parser)
 
 
 def _add_network(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
-        "--weights", type=Path, nargs="+", required=required, help="weights, or exported files (one per stem)"
+        "--weights",
+        type=Path,
+        nargs="+",
+        required=required,
+        help="weights, or exported: one file for each modality, or a folder of them",
     )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
@@ -112,9 +116,9 @@ def _export(options) -> int:
 
     calibration = _calibration(options)
     evaluated = _evaluation_set(options)
-    files = deploy.export(
-        options.weights, options.out, options.to, options.stem, options.batch, options.opset, calibration
-    )
+    deploy.export(options.weights, options.out, options.to, options.stem, options.batch, options.opset, calibration)
+    # Also of those exported into the folder before: the card and parity.json are of all of it.
+    files = deploy.exported_files(options.out)
     model, metadata = models.load_weights(options.weights)
     if evaluated is None:
         rows, results = deploy.parity_on_noise(model, files), _recorded_results(options.weights, metadata)
@@ -147,7 +151,7 @@ def _calibration(options):
     if not options.int8:
         return None
     single = options.stem[0] if len(options.stem) == 1 and options.stem[0] != "both" else None
-    return deploy.find_samples(options.calibration, Modality(single) if single else None)
+    return deploy.find_samples(options.calibration, Modality(single) if single else None, "a single --stem")
 
 
 def _evaluation_set(options):
@@ -198,9 +202,11 @@ def _benchmark(options) -> int:
 
 
 def _embed(options) -> int:
-    from .. import deploy
+    from .. import deploy, evaluation
+    from ..deploy.gallery import ENDING
 
-    features = _features_of(options, options.source, options.modality)
+    evaluation.check_ending(options.out, also=(ENDING,))
+    features = _features_of(options, options.source, "modality")
     deploy.save(options.out, features)
     count, dimensions = features.features.shape
     if options.json:
@@ -210,11 +216,14 @@ def _embed(options) -> int:
     return 0
 
 
-def _features_of(options, source: Path, modality: str | None):
+def _features_of(options, source: Path, argument: str):
+    """Features of images, whose modality this argument says."""
     from .. import deploy, inference
     from ..data import Modality
 
-    samples = deploy.find_samples(source, Modality(modality) if modality else None)
+    modality = getattr(options, argument)
+    flag = f"--{argument.replace('_', '-')}"
+    samples = deploy.find_samples(source, Modality(modality) if modality else None, flag)
     device = inference.pick_device(options.device) if options.weights[0].suffix == ".safetensors" else "cpu"
     return deploy.embed(options.weights, samples, options.batch_size, options.threads, device)
 
@@ -223,17 +232,18 @@ def _match(options) -> int:
     from .. import deploy
     from ..deploy.gallery import ENDING
 
-    queries = _features_or_images(options, options.query, options.query_modality)
-    if options.gallery.suffix == ENDING:
-        gallery = deploy.GalleryIndex(options.gallery)
-    else:
-        gallery = deploy.FeatureGallery(_features_or_images(options, options.gallery, options.gallery_modality))
+    deploy.check_request(options.top, options.approximate)
+    index = deploy.GalleryIndex(options.gallery) if options.gallery.suffix == ENDING else None
+    queries = _features_or_images(options, options.query, "query_modality")
+    gallery = index or deploy.FeatureGallery(_features_or_images(options, options.gallery, "gallery_modality"))
     deploy.check_network(queries, gallery)
-    matches = deploy.search(queries.features, gallery, options.top)
-    found = _lists(queries, gallery, matches)
+    matches = exact = deploy.search(queries.features, gallery, options.top)
     if options.approximate is not None:
         lists = deploy.ApproximateGallery(gallery, probes=options.approximate)
-        found["recall"] = deploy.recall(lists.search(queries.features, options.top), matches)
+        matches = lists.search(queries.features, options.top)
+    found = _lists(queries, gallery, matches)
+    if options.approximate is not None:
+        found["recall"] = deploy.recall(matches, exact)
     if options.picture:
         from ..report.pictures import draw_lists
         from ..report.run import read_queries
@@ -243,26 +253,27 @@ def _match(options) -> int:
     return 0
 
 
-def _features_or_images(options, source: Path, modality: str | None):
+def _features_or_images(options, source: Path, argument: str):
     from .. import evaluation
 
     if source.suffix in _FEATURES:
         return evaluation.load_features(source)
     if not options.weights:
         raise InputError(f"{source}: images need --weights, which make features of them")
-    return _features_of(options, source, modality)
+    return _features_of(options, source, argument)
 
 
 def _lists(queries, gallery, matches) -> dict:
-    """Ranked lists in the form of a run's ranked.json."""
+    """Ranked lists in the form of a run's ranked.json; shorter where the approximate search found fewer."""
     from ..deploy.matching import entry_of
 
     lists = []
     for number, (rows, distances) in enumerate(zip(matches.rows, matches.distances, strict=True)):
         query = entry_of(queries, number)
+        found = [(gallery.entry(int(row)), float(far)) for row, far in zip(rows, distances, strict=True) if row >= 0]
         nearest = [
-            {**entry._asdict(), "distance": float(far), "correct": _same(query.identity, entry.identity)}
-            for entry, far in ((gallery.entry(int(row)), far) for row, far in zip(rows, distances, strict=True))
+            {**entry._asdict(), "distance": far, "correct": _same(query.identity, entry.identity)}
+            for entry, far in found
         ]
         lists.append({**query._asdict(), "gallery": nearest})
     return {"queries": lists}
@@ -290,4 +301,4 @@ def _print_lists(found: dict) -> None:
         ]
         print(aligned(("rank", "distance", "identity", "", "path"), rows), end="\n\n")
     if "recall" in found:
-        print(f"FAISS found {100 * found['recall']:.2f} % of these")
+        print(f"FAISS found {100 * found['recall']:.2f} % of the exact lists")

@@ -6,9 +6,9 @@ from .embedding import embed, find_samples, load_network, save
 from .export import export
 from .gallery import GalleryIndex, write_index
 from .latency import benchmark
-from .matching import ApproximateGallery, FeatureGallery, Matches, check_network, recall, search
+from .matching import ApproximateGallery, FeatureGallery, Matches, check_network, check_request, recall, search
 from .parity import Parity, parity_on_images, parity_on_noise
-from .runtimes import Pair, load_exported
+from .runtimes import Pair, exported_files, load_exported
 
 __all__ = [
     "ApproximateGallery",
@@ -20,8 +20,10 @@ __all__ = [
     "Parity",
     "benchmark",
     "check_network",
+    "check_request",
     "embed",
     "export",
+    "exported_files",
     "find_samples",
     "load_exported",
     "load_network",

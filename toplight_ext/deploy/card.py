@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation import MAIN_SCORES, SCORES
 from ..files import write_text
 from ..text import markdown
 from .parity import HEAD, Parity
@@ -76,10 +77,8 @@ def _network(arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
 
 
 def _data(metadata: Mapping[str, Any], licence: str | None) -> str:
-    trained = metadata.get("trained_on")
-    trained = trained if isinstance(trained, Mapping) else {}
-    where = " ".join(str(trained[key]) for key in ("dataset", "split") if trained.get(key))
-    lines = [f"- trained on: {markdown(where) if where else _UNKNOWN}"]
+    names = (" ".join(filter(None, (known["dataset"], known["split"]))) for known in metadata.get("trained_on", ()))
+    lines = [f"- trained on: {', '.join(map(markdown, names)) or _UNKNOWN}"]
     if metadata.get("ingredients"):
         lines.append(f"- soup of {len(metadata['ingredients'])} files")
     lines.append(f"- licence of the data: {markdown(licence) if licence else _UNKNOWN}; the network may be bound by it")
@@ -89,7 +88,8 @@ def _data(metadata: Mapping[str, Any], licence: str | None) -> str:
 def _numbers(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return f"## Numbers\n{_UNKNOWN.capitalize()}."
-    head = ("protocol", "metric", "images", "rank-1", "mAP", "mINP", "trials", "valid queries")
+    scores = (SCORES[name] for name in MAIN_SCORES)
+    head = ("protocol", "metric", "images", *scores, "trials", "valid queries")
     return "## Numbers\nIn percent; with several trials the mean and their standard deviation.\n\n" + _table(
         head, [_result(result) for result in results]
     )
@@ -99,7 +99,7 @@ def _result(result: Mapping[str, Any]) -> list[str]:
     images = result.get("images")
     spread = result.get("std") if (_number(result.get("trials")) or 1) > 1 else None
     spread = spread if isinstance(spread, Mapping) else {}
-    scores = [_percent(_number(result.get(name)), _number(spread.get(name))) for name in ("r1", "mAP", "mINP")]
+    scores = [_percent(_number(result.get(name)), _number(spread.get(name))) for name in MAIN_SCORES]
     return [
         _value(result.get("protocol")),
         _value(result.get("metric")),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..colour import LUMA
 from ..data import Modality
 from ..errors import InputError
 from ..inference import AFTER_NECK, Preprocessing
@@ -25,7 +26,7 @@ STEMS: tuple[Stem, ...] = ("visible", "infrared", "both")
 _FIXED = {
     "decoding": "8-bit RGB, grey images as RGB; the EXIF orientation is applied",
     "resize": "to the size, aspect ratio not kept; bilinear, with a triangle filter where it shrinks",
-    "gray_weights": [0.299, 0.587, 0.114],
+    "gray_weights": list(LUMA),
     "colour_order": "RGB",
     "value_range": [0.0, 1.0],
     "normalisation": "(pixel / 255 - mean) / std per channel; with gray, visible pixels first become their luma",

@@ -12,23 +12,24 @@ from ..data.header import EXTENSIONS
 from ..data.manifest import FILE_NAME
 from ..data.tree import Tree
 from ..errors import InputError
-from ..evaluation import Features, Origin, network_of, save_features
+from ..evaluation import Features, Origin, check_ending, network_of, save_features
 from ..inference import AFTER_NECK, Preprocessing, extract_features
 from ..models import load_weights
 from .gallery import ENDING, write_index
-from .runtimes import ENDINGS, Pair, load_exported
+from .runtimes import ENDINGS, Pair, exported_files, load_exported
 
 UNKNOWN = ""  # identity of an image that nobody labelled
 _NO_CAMERA = -1
 
 
-def find_samples(source: str | Path, modality: Modality | None = None) -> list[Sample]:
+def find_samples(source: str | Path, modality: Modality | None = None, argument: str = "modality") -> list[Sample]:
     """The images that `source` means.
 
     Args:
         source: a CSV manifest, a folder with manifest.csv, a folder of images at any depth, or one image.
         modality: of images without a manifest, whose identity is unknown, "", and their camera, -1; of a manifest
             it chooses the images, and None all of them.
+        argument: what the caller calls the modality, for the error that asks for it.
 
     Raises:
         InputError: there is no such file or no image, a link leads out of the folder, or no modality is given where it
@@ -49,7 +50,7 @@ def find_samples(source: str | Path, modality: Modality | None = None) -> list[S
     if not images:
         raise InputError(f"{source}: no image ({', '.join(EXTENSIONS)}) in this folder, and no {FILE_NAME}")
     if modality is None:
-        raise InputError(f"{source}: say whether its images are visible or infrared, or write a {FILE_NAME}")
+        raise InputError(f"{source}: give {argument}, visible or infrared, or write a {FILE_NAME} that says it of each")
     return [Sample(image, UNKNOWN, modality, _NO_CAMERA) for image in images]
 
 
@@ -62,12 +63,12 @@ def _of_manifest(source: Path, modality: Modality | None) -> list[Sample]:
 
 
 def load_network(files: Sequence[str | Path], threads: int = 2) -> tuple[nn.Module, Preprocessing]:
-    """What gives embeddings: one weights file, or exported files whose stems complete each other.
+    """What gives embeddings: one weights file, or exported files, or folders of them, whose stems complete each other.
 
     Raises:
         InputError: a file that cannot be read, or files that are not of one network.
     """
-    paths = [Path(file) for file in files]
+    paths = [path for file in files for path in exported_files(Path(file))]
     if len(paths) == 1 and paths[0].suffix not in ENDINGS:
         model, metadata = load_weights(paths[0])
         return model, Preprocessing.of(metadata, paths[0])
@@ -91,5 +92,5 @@ def save(path: str | Path, features: Features) -> None:
     Raises:
         InputError: another ending.
     """
-    write = write_index if Path(path).suffix == ENDING else save_features
+    write = write_index if check_ending(path, also=(ENDING,)) == ENDING else save_features
     write(path, features)

@@ -21,14 +21,16 @@ from ..extras import require
 from ..files import replacing, write_text
 from ..inference import Preprocessing
 from ..models import DualPathNetwork, load_weights
+from ..text import plain
 from .contract import ENTRY, OUTPUT, STEMS, Contract, Stem
 from .quantisation import static_int8
 from .quiet import quietly
-from .runtimes import METADATA
+from .runtimes import ENDINGS, METADATA, read_metadata
 from .translations import translation_table
 
 FORMATS = ("onnx", "openvino", "executorch")
 OPSET = 18
+_INT8 = ".int8.onnx"
 
 
 class SingleStem(nn.Module):
@@ -64,6 +66,8 @@ def export(
 ) -> list[Path]:
     """Write the networks of a weights file, and metadata.json, into a folder; each file is replaced atomically.
 
+    What lies in the folder already of the same weights stays, and stays listed: stems may be exported one by one.
+
     Args:
         weights: as `save_weights` writes them, with the metadata field `size`.
         out: the folder; names are the stem, the precision if it is not float32, and the format's ending.
@@ -74,25 +78,56 @@ def export(
         calibration: images for static quantisation, which is then written too, as ONNX.
 
     Returns:
-        The files of the networks.
+        The files written; `exported_files` gives those that the folder holds.
 
     Raises:
-        InputError: an argument out of range, or weights that cannot be read.
+        InputError: an argument out of range, weights that cannot be read, or a folder that holds networks of other
+            weights.
         MissingExtra: a package of a format is not installed.
     """
     _check(formats, stems, batch, opset, calibration)
     model, metadata = load_weights(weights)
-    preprocessing = Preprocessing.of(metadata, weights)
+    preprocessing, source = Preprocessing.of(metadata, weights), network_of(weights)
+    listed = _kept(Path(out), source, _names(formats, stems, calibration is not None))
     files: dict[Path, Contract] = {}
     for stem in stems:
-        contract = Contract(stem, preprocessing, model.neck.out_channels, batch, network_of(weights))
+        contract = Contract(stem, preprocessing, model.neck.out_channels, batch, source)
         module = BothStems(model) if stem == "both" else SingleStem(model, Modality(stem))
         for path in _write_formats(module.eval(), contract, Path(out), formats, opset, calibration):
             fixed = path.suffix == ".pte" and batch is None
             files[path] = dataclasses.replace(contract, batch=1) if fixed else contract
-    listed = {path.name: contract.to_json() for path, contract in files.items()}
-    write_text(Path(out) / METADATA, json.dumps({"model": model.arguments, "files": listed}, indent=1))
+    listed |= {path.name: contract for path, contract in files.items()}
+    contracts = {name: contract.to_json() for name, contract in listed.items()}
+    write_text(Path(out) / METADATA, json.dumps({"model": model.arguments, "files": contracts}, indent=1))
     return list(files)
+
+
+def _names(formats: Sequence[str], stems: Sequence[Stem], int8: bool) -> set[str]:
+    """What `_write_formats` will write."""
+    endings = [ending for ending, name in ENDINGS.items() if name in formats] + [_INT8] * int8
+    return {f"{stem}{ending}" for stem in stems for ending in endings}
+
+
+def _kept(out: Path, source: str, written: set[str]) -> dict[str, Contract]:
+    """Name -> contract of the networks in the folder that are not written anew.
+
+    Raises:
+        InputError: one is of other weights than `source`, or what the folder lists cannot be read.
+    """
+    if not (out / METADATA).is_file():
+        return {}
+    try:
+        listed = read_metadata(out)
+    except InputError as error:
+        raise InputError(f"{error}; give another folder, or remove that file") from error
+    kept = {name: known for name, known in listed.items() if name not in written and (out / name).is_file()}
+    for name, known in kept.items():
+        if known.source != source:
+            raise InputError(
+                f"{out}: holds {plain(name)} of the network {plain(known.source)}, and was to get {source}: "
+                "give another folder, or remove what is in it"
+            )
+    return kept
 
 
 def _check(formats, stems, batch, opset, calibration: Sequence[Sample] | None) -> None:
@@ -113,22 +148,24 @@ def _check(formats, stems, batch, opset, calibration: Sequence[Sample] | None) -
 def _write_formats(module, contract: Contract, out: Path, formats, opset, calibration: Sequence[Sample] | None):
     """Write one network in every format and precision; yields the paths."""
     name = out / contract.stem
-    if "executorch" in formats:
-        yield _write_executorch(module, contract, name.with_suffix(".pte"))
-    if not {"onnx", "openvino"} & set(formats):
-        return
-    proto = onnx_model(module, contract, opset)
+    proto = onnx_model(module, contract, opset) if {"onnx", "openvino"} & set(formats) else None
     if "onnx" in formats:
         yield _write_onnx(proto, contract, name.with_suffix(".onnx"))
         if calibration is not None:
             quantised = static_int8(proto, contract, calibration)
-            yield _write_onnx(quantised, contract, name.with_suffix(".int8.onnx"))
+            yield _write_onnx(quantised, contract, name.with_suffix(_INT8))
     if "openvino" in formats:
         yield _write_openvino(proto, contract, name.with_suffix(".xml"))
+    if "executorch" in formats:
+        yield _write_executorch(module, contract, name.with_suffix(".pte"))
 
 
 def onnx_model(module: nn.Module, contract: Contract, opset: int = OPSET):
-    """The module as an onnx.ModelProto of standard operators, constants folded."""
+    """The module as an onnx.ModelProto of standard operators, constants folded.
+
+    Raises:
+        InputError: the exporter cannot write this opset; it takes another one then, and only warns.
+    """
     for package in ("onnx", "onnxscript"):
         require(package, extra="export")
     names = list(contract.inputs)
@@ -145,7 +182,11 @@ def onnx_model(module: nn.Module, contract: Contract, opset: int = OPSET):
             custom_translation_table=translation_table(),
             verbose=False,
         )
-    return program.model_proto
+    proto = program.model_proto
+    written = next(entry.version for entry in proto.opset_import if entry.domain == "")
+    if written != opset:
+        raise InputError(f"export: opset {opset}: this torch and onnx write {written} in its place; ask for that one")
+    return proto
 
 
 def _example(contract: Contract) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ from ..data import Modality
 from ..errors import InputError
 from ..inference import Preprocessing
 from ..models import load_weights
-from .runtimes import ENDINGS, Exported, load_exported
+from .runtimes import Exported, format_of, load_exported
 
 _BURST = 10  # timed runs of one network before the next
 _WARM_UP = 0.05  # seconds of runs before them: the last network emptied the caches, and its idle threads still spin
@@ -33,28 +33,31 @@ class Row(NamedTuple):
 
     file: str
     format: str
-    threads: int
+    threads: int | None  # None: its runtime takes as many as it likes
     batch: int
     median_ms: float  # of a batch
     p95_ms: float
     images_per_second: float
     file_mib: float
     peak_mib: float | None  # memory that it adds to a process, under the most threads; None where /proc is missing
-    ratio: float  # its median by that of the first file under the same threads and batch
+    ratio: float | None  # its median by that of the first file, if that was timed beside it
 
     def cells(self) -> list[str]:
         numbers = (f"{value:.3f}" for value in (self.median_ms, self.p95_ms))
-        peak = "" if self.peak_mib is None else f"{self.peak_mib:.0f}"
+        threads, peak, ratio = (
+            "" if value is None else f"{value:{form}}"
+            for value, form in ((self.threads, "d"), (self.peak_mib, ".0f"), (self.ratio, ".2f"))
+        )
         return [
             self.file,
             self.format,
-            str(self.threads),
+            threads,
             str(self.batch),
             *numbers,
             f"{self.images_per_second:.1f}",
             f"{self.file_mib:.1f}",
             peak,
-            f"{self.ratio:.2f}",
+            ratio,
         ]
 
 
@@ -77,7 +80,8 @@ def benchmark(
 ) -> list[Row]:
     """Time files against each other: for every number of threads and batch size, bursts of each in turn.
 
-    A run is from a float32 tensor to embeddings, without decoding. Outputs that are not finite are refused.
+    A run is from a float32 tensor to embeddings, without decoding. Outputs that are not finite are refused. What takes
+    as many threads as it likes is timed once, beside the others under the most threads.
 
     Args:
         files: exported networks, or weights (.safetensors) for PyTorch.
@@ -88,32 +92,40 @@ def benchmark(
     """
     if not files or min(*threads, *batches, repeats) < 1:
         raise InputError("benchmark: expected at least one file, and threads, batches and repeats of at least 1")
-    times = {
-        (count, batch): _interleaved([_load(file, count) for file in files], count, batch, repeats)
-        for count in threads
-        for batch in batches
-    }
+    times = {}
+    for count in threads:
+        timed = [file for file in files if _takes_threads(file) or count == max(threads)]
+        for batch in batches:
+            found = _interleaved([_load(file, count) for file in timed], count, batch, repeats)
+            times[count, batch] = list(zip(timed, found, strict=True))
     peaks = {(file, batch): _peak_memory(file, max(threads), batch) for file in files for batch in batches}
     return [
-        _row(file, count, batch, found, float(np.median(of_all[0])), peaks[file, batch])
+        _row(file, count, batch, seconds, of_all[0][1] if of_all[0][0] == files[0] else None, peaks[file, batch])
         for (count, batch), of_all in times.items()
-        for file, found in zip(files, of_all, strict=True)
+        for file, seconds in of_all
     ]
 
 
-def _row(file: Path, threads: int, batch: int, times: Sequence[float], first: float, peak: float | None) -> Row:
+def _row(
+    file: Path,
+    threads: int,
+    batch: int,
+    times: Sequence[float],
+    of_first: Sequence[float] | None,
+    peak: float | None,
+) -> Row:
     median = float(np.median(times))
     return Row(
         file=str(file),
         format=_format(file),
-        threads=threads,
+        threads=threads if _takes_threads(file) else None,
         batch=batch,
         median_ms=1e3 * median,
         p95_ms=1e3 * float(np.percentile(times, 95)),
         images_per_second=batch / median,
         file_mib=sum(part.stat().st_size for part in _parts(file)) / 2**20,
         peak_mib=peak,
-        ratio=median / first,
+        ratio=median / float(np.median(of_first)) if of_first else None,
     )
 
 
@@ -138,7 +150,7 @@ def _interleaved(networks: Sequence[Exported | Eager], threads: int, batch: int,
     torch.set_num_threads(threads)
     inputs = [_input(network, batch) for network in networks]
     times: list[list[float]] = [[] for _ in networks]
-    while len(times[0]) < repeats:
+    while networks and len(times[0]) < repeats:
         for network, arguments, found in zip(networks, inputs, times, strict=True):
             _warm_up(network, *arguments)
             found += [_timed(network, *arguments) for _ in range(_BURST)]
@@ -207,4 +219,8 @@ def _parts(file: Path) -> list[Path]:
 
 
 def _format(file: Path) -> str:
-    return "pytorch" if file.suffix == ".safetensors" else ENDINGS[file.suffix]
+    return "pytorch" if file.suffix == ".safetensors" else format_of(file)
+
+
+def _takes_threads(file: Path) -> bool:
+    return _format(file) != "executorch"

@@ -18,7 +18,7 @@ _ROWS = 4096  # of an index at a time: 12 MiB in float32 at 768 numbers a row, w
 
 
 class Matches(NamedTuple):
-    """The nearest gallery images of Q queries, nearest first; equal distances in the order of the gallery."""
+    """The nearest gallery images of Q queries, nearest first; of the exact ones equal distances in gallery order."""
 
     rows: np.ndarray  # (Q, top) int64
     distances: np.ndarray  # (Q, top) float32: 1 - cosine
@@ -61,6 +61,21 @@ def entry_of(features: Features, row: int) -> Entry:
 Gallery = GalleryIndex | FeatureGallery
 
 
+def check_request(top: int, probes: int | None = None) -> None:
+    """What can be known before any image is embedded; `probes` if the search is to be approximate.
+
+    Raises:
+        InputError: either is below 1.
+        MissingExtra: faiss is not installed.
+    """
+    if top < 1:
+        raise InputError(f"top {top}: expected at least 1")
+    if probes is not None:
+        if probes < 1:
+            raise InputError(f"{probes} probes: expected at least 1")
+        require("faiss", extra="faiss")
+
+
 def check_network(queries: Features, gallery: Gallery) -> None:
     """Raises InputError if queries and gallery are known to be of different networks, whose features do not compare."""
     networks = queries.origin.network, gallery.network
@@ -87,8 +102,7 @@ def search(query: np.ndarray, gallery: Gallery, top: int = 10, threads: int | No
         InputError: sizes that do not fit, a feature of length 0, or a gallery with a number that is not finite.
     """
     query = _unit_queries(query, gallery.dimensions)
-    if top < 1:
-        raise InputError(f"top {top}: expected at least 1")
+    check_request(top)
     rows = np.empty((len(query), 0), np.int64)
     distances = np.empty((len(query), 0), np.float32)
     of_query, of_block = _labels(len(query)), _labels(_ROWS)
@@ -145,10 +159,11 @@ class ApproximateGallery:
 
     def __init__(self, gallery: Gallery, clusters: int | None = None, probes: int = 32):
         faiss = require("faiss", extra="faiss")
-        clusters = clusters or max(1, min(round(4 * len(gallery) ** 0.5), len(gallery) // 39))
+        if clusters is None:
+            clusters = max(1, min(round(4 * len(gallery) ** 0.5), len(gallery) // 39))
         if min(clusters, probes) < 1 or clusters > len(gallery):
             raise InputError(f"{clusters} clusters, {probes} probes: expected 1 to {len(gallery)}, and at least 1")
-        self._dimensions = gallery.dimensions
+        self._rows, self._dimensions = len(gallery), gallery.dimensions
         quantizer = faiss.IndexFlatIP(gallery.dimensions)
         self._index = faiss.IndexIVFScalarQuantizer(
             quantizer, gallery.dimensions, clusters, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
@@ -165,7 +180,8 @@ class ApproximateGallery:
 
     def search(self, query: np.ndarray, top: int = 10) -> Matches:
         """As the exact `search`; -1 and infinity where the clusters hold fewer rows."""
-        cosines, rows = self._index.search(_unit_queries(query, self._dimensions), top)
+        check_request(top)
+        cosines, rows = self._index.search(_unit_queries(query, self._dimensions), min(top, self._rows))
         return Matches(rows, np.where(rows < 0, np.inf, 1 - cosines).astype(np.float32))
 
 

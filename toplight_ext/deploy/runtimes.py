@@ -195,8 +195,17 @@ def read_metadata(folder: Path) -> dict[str, Contract]:
 
 
 def exported_files(path: Path) -> list[Path]:
-    """The networks of a folder that `toplight export` wrote, or the file itself."""
-    return [path / name for name in read_metadata(path)] if path.is_dir() else [path]
+    """The networks of a folder that `toplight export` wrote, or the file itself.
+
+    Raises:
+        InputError: as `read_metadata`, or the folder has no network.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [path / name for name in read_metadata(path)]
+    if not files:
+        raise InputError(f"{path}: its {METADATA} lists no network; export it again")
+    return files
 
 
 class Pair(nn.Module):
@@ -223,7 +232,11 @@ class Pair(nn.Module):
                 raise InputError(f"{network.file}: not of the same network as {first.file}")
             for modality in other.inputs.values():
                 if modality in self._by_modality:
-                    raise InputError(f"{network.file}: takes {modality.value} images, as {first.file} does; leave one")
+                    taken = self._by_modality[modality].file
+                    raise InputError(
+                        f"{network.file}: takes {modality.value} images, as {taken} does: "
+                        "give one file for each modality"
+                    )
                 self._by_modality[modality] = network
         self.preprocessing, self.source = first.contract.preprocessing, first.contract.source
 
