@@ -156,7 +156,7 @@ def test_groups_left_out_fall_back_with_a_warning_that_names_them(channels, used
         (lambda: tl.FDR(8, slices=(0, 3)), r"two whole numbers of at least 1 \(horizontal, vertical\), got \(0, 3\)"),
         (lambda: tl.FDR(8, slices=6), "slices must be two whole numbers .*, got 6"),
         (lambda: tl.FDR(8, out_channels=8, embed=False), "2 \\* channels = 16, got 8"),
-        (lambda: tl.FDR(8, out_channels=0), "channels must be at least 1, got 0"),
+        (lambda: tl.FDR(8, out_channels=0), "must be at least 1, got 8 and 0"),
         (lambda: tl.FDR(8, groups=2)(torch.zeros(2, 16, 3, 3)), r"made for 8 channels, .* \(2, 16, 3, 3\)"),
         (lambda: tl.ShuffleAttention(8, 2)(torch.zeros(2, 6, 3, 3)), r"made for 8 channels, .* \(2, 6, 3, 3\)"),
     ],

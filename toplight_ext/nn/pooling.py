@@ -33,10 +33,11 @@ class Neck(nn.Module):
 
     def __init__(self, channels: int, out_channels: int | None = None):
         super().__init__()
-        if channels < 1:
-            raise InputError(f"{type(self).__name__}: channels must be at least 1, got {channels}")
         self.channels = channels
         self.out_channels = channels if out_channels is None else out_channels
+        if min(self.channels, self.out_channels) < 1:
+            given = f"{self.channels} and {self.out_channels}"
+            raise InputError(f"{type(self).__name__}: channels and out_channels must be at least 1, got {given}")
 
     def forward(self, x: Tensor) -> Tensor:
         return x
