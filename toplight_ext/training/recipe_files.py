@@ -127,7 +127,7 @@ def _own_tables(path: Path, seen: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
     if named is None:
         return table, None
     neighbour = path.parent / named
-    if "\0" in named or not neighbour.is_file():
+    if not os.path.isfile(neighbour):  # False too for a name that is none, as one too long or with a NUL
         return table, named
     if not neighbour.resolve().is_relative_to(path.parent.resolve()):
         raise InputError(f"{path}: base = {named!r} leads out of the recipe's folder; copy it beside the recipe")
