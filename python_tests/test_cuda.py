@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from op_cases import CASES, Sample, every_case, leaves, skip_without_kernel
+from op_cases import (
+    CASES,
+    Sample,
+    assert_at_most_twice_the_error_of_eager,
+    every_case,
+    leaves,
+    skip_without_kernel,
+)
 from test_ops import assert_exact, draw_gradients, error, results, run
 
 import toplight_ext as tl
@@ -49,14 +56,7 @@ def test_equals_the_reference(device, case, sample, layout):
 def test_half_errs_at_most_twice_as_much_as_eager(device, case, name, layout, dtype):
     skip_without_kernel(case, device)
     sample = SAMPLES[name]
-    inputs = leaves(case.inputs(sample, dtype, device=device), layout)
-    gradients = draw_gradients(case, sample, dtype, device)
-    given = run(ops, case, sample, inputs, gradients)
-    eager = run(ops.reference, case, sample, inputs, gradients)
-    precise = [x.detach().float().requires_grad_() for x in inputs]
-    exact = run(ops.reference, case, sample, precise, [g.float() for g in gradients])
-    for y, y_eager, y32 in zip(sum(given, ()), sum(eager, ()), sum(exact, ()), strict=True):
-        assert error(y, y32) <= 2 * error(y_eager, y32)
+    assert_at_most_twice_the_error_of_eager(case, sample, dtype, layout, device)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)

@@ -16,6 +16,7 @@ from op_cases import (
     LAYOUTS,
     SAMPLES,
     Sample,
+    assert_at_most_twice_the_error_of_eager,
     draw,
     every_case,
     every_layout,
@@ -112,15 +113,7 @@ def test_half_errs_at_most_twice_as_much_as_eager(device, case, layout, dtype):
     """Both against float32 on the same values; eager keeps every step in half precision."""
     skip_without_kernel(case, device)
     sample = Sample((4, 48, 12, 7), groups=3)
-    inputs = leaves(case.inputs(sample, dtype, device=device), layout)
-    gradients = draw_gradients(case, sample, dtype, device)
-    given = run(ops, case, sample, inputs, gradients)
-    eager = run(ops.reference, case, sample, inputs, gradients)
-    precise = [x.detach().float().requires_grad_() for x in inputs]
-    exact = run(ops.reference, case, sample, precise, [g.float() for g in gradients])
-    for y, y_eager, y32 in zip(sum(given, ()), sum(eager, ()), sum(exact, ()), strict=True):
-        assert y.dtype == dtype
-        assert error(y, y32) <= 2 * error(y_eager, y32)
+    assert_at_most_twice_the_error_of_eager(case, sample, dtype, layout, device)
 
 
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last", "permuted"))

@@ -11,8 +11,17 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from op_cases import CASES, SAMPLES, Recorder, Sample, draw, every_case, leaves
-from test_ops import assert_exact, draw_gradients, error, results, run
+from op_cases import (
+    CASES,
+    SAMPLES,
+    Recorder,
+    Sample,
+    assert_at_most_twice_the_error_of_eager,
+    draw,
+    every_case,
+    leaves,
+)
+from test_ops import assert_exact, results, run
 from torch.utils._pytree import tree_map_only
 from triton.runtime import interpreter
 
@@ -119,15 +128,7 @@ def rounding(monkeypatch):
 @every_case
 def test_half_errs_at_most_twice_as_much_as_eager(case, dtype, rounding):
     sample = Sample((2, 24, 12, 7), groups=3)
-    inputs = leaves(case.inputs(sample, dtype), "channels_last")
-    gradients = draw_gradients(case, sample, dtype, "cpu")
-    given = run(ops, case, sample, inputs, gradients)
-    eager = run(ops.reference, case, sample, inputs, gradients)
-    precise = [x.detach().float().requires_grad_() for x in inputs]
-    exact = run(ops.reference, case, sample, precise, [g.float() for g in gradients])
-    for y, y_eager, y32 in zip(sum(given, ()), sum(eager, ()), sum(exact, ()), strict=True):
-        assert y.dtype == dtype
-        assert error(y, y32) <= 2 * error(y_eager, y32)
+    assert_at_most_twice_the_error_of_eager(case, sample, dtype, "channels_last")
 
 
 @pytest.mark.parametrize("layout", (*LAYOUTS, "permuted", "channels_last_sliced", "image_repeated"))
