@@ -82,7 +82,7 @@ def override_key(table: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"--set {override!r}: expected KEY=VALUE, as top.epochs=5")
+        raise InputError(f"--set {plain(override)!r}: expected KEY=VALUE, as top.epochs=5")
     try:
         value = parse_toml(f"value = {text}")["value"]
     except ValueError:
@@ -91,7 +91,7 @@ def override_key(table: dict[str, Any], override: str) -> None:
     for name in parents:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise InputError(f"--set {override!r}: {name!r} is a value, not a table")
+            raise InputError(f"--set {plain(override)!r}: {plain(name)!r} is a value, not a table")
     table[last] = value
 
 
