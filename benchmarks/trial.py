@@ -119,8 +119,7 @@ def measure(case: Case, wanted: list[str]) -> list[dict]:
 
 
 def in_turns(variants: list[Variant], moved: tuple[int, int], call: Step, device: str) -> tuple[list[dict], dict]:
-    """Time the variants, copies of as many bytes and an empty call, round by round: rows of the variants, and what all
-    share."""
+    """Time variants, copies and an empty call, round by round: rows of the variants, and what all share."""
     forward, both = (Copy(count, device) for count in moved)
     calls, _ = calls_per_sample(lambda calls: time_step(call, device, calls)[1])
     floors = (forward.seconds, both.seconds, both.seconds_fresh, lambda: time_step(call, device, calls)[1])

@@ -110,7 +110,6 @@ def test_equal_slices_stay_equal(device, name):
 @every_layout
 @every_case
 def test_half_errs_at_most_twice_as_much_as_eager(device, case, layout, dtype):
-    """Both against float32 on the same values; eager keeps every step in half precision."""
     skip_without_kernel(case, device)
     sample = Sample((4, 48, 12, 7), groups=3)
     assert_at_most_twice_the_error_of_eager(case, sample, dtype, layout, device)

@@ -168,14 +168,26 @@ def problems(case: Case, draw: Draw) -> Iterator[str]:
         yield from _problems_of_overflow(results)
     # Rounding grows with what is added up.
     allowed = ALLOWED[draw.dtype] * (1000 if draw.values == "scaled up" else 1)
+    zeros = _zeros(results, allowed) if draw.dtype == torch.float64 else ()
     for name, (found, most) in zip(names, errors(results, allowed), strict=True):
-        if not found <= most:
+        if not found <= most and name not in zeros:
             yield f"{name} errs by {found:.3g}, at most {most:.3g} allowed"
     if draw.values == "subnormal":
         for given, eager, expected in zip(*(part[0] for part in results), strict=True):
             found, most = (_steps_apart(y, expected, draw.dtype) for y in (given, eager))
             if not found <= max(2 * most, 4):  # mean, slice, interpolation and result each round by half a step
                 yield f"a subnormal output errs by {found:.3g} of the smallest number, eager by {most:.3g}"
+
+
+def _zeros(results, allowed: float) -> set[str]:
+    """Gradients that are 0 but for the rounding of the reference, which in float64 is no better than ours.
+
+    Those of planes that do not vary. Both have to be as near to 0 as the gradients together may err.
+    """
+    given, _, expected = (gradients for _, gradients in results)
+    scale = torch.cat([gradient.flatten() for gradient in expected]).norm()
+    pairs = enumerate(zip(given, expected, strict=True))
+    return {f"gradient {i}" for i, pair in pairs if all(g.norm() <= min(allowed, 1e-9) * scale for g in pair)}
 
 
 def _steps_apart(given: Tensor, expected: Tensor, dtype: torch.dtype) -> float:

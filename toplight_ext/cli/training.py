@@ -52,11 +52,9 @@ def _ablate(options) -> int:
 
     out = options.out or Path("runs") / Path(options.table).name
     rows = training.ablate(options.table, out, options.base, options.overrides, options.seeds)
-    if not is_first():
-        pass
-    elif options.json:
+    if is_first() and options.json:
         print_json({"table": str(out / "table.md"), "rows": [row._asdict() for row in rows]})
-    else:
+    elif is_first():
         print(training.ablation_table(rows))
     return int(any(row.failures for row in rows))
 

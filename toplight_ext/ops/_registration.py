@@ -150,6 +150,6 @@ def check_slices(op: str, slices: tuple[int, int]) -> tuple[int, int]:
 def _are_two(numbers: tuple[int, int]) -> bool:
     """Whether these are two whole numbers of at least 1; a trace has types of its own for them."""
     try:
-        return len(numbers) == 2 and all(number >= 1 and not isinstance(number, float) for number in numbers)
+        return len(numbers) == 2 and numbers[0] >= 1 and numbers[1] >= 1 and float not in map(type, numbers)
     except TypeError:
         return False

@@ -7,6 +7,7 @@ others wait for it. All of them need to see the run folder.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -109,6 +110,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _finish(run: Run, device: torch.device, stop: Stop) -> None:
+    test = functools.cache(run.recipe.test.samples)
     for stage in run.recipe.stages:
         stop.message = f"stopped in stage {stage}: continue with toplight resume {run.folder}"
         if stage in run.unfinished:
@@ -116,7 +118,7 @@ def _finish(run: Run, device: torch.device, stop: Stop) -> None:
             run_stage(run, stage, run.weights_before(stage), device, stop, _look(run, device) if looks else None)
         stop.check()
         if run.writes and stage in run.unevaluated:
-            _evaluate(run, stage, device)
+            _evaluate(run, stage, test(), device)
         wait_for_all()
 
 
@@ -134,10 +136,10 @@ def _look(run: Run, device: torch.device) -> Callable[[DualPathNetwork], dict[st
     return look
 
 
-def _evaluate(run: Run, stage: str, device: torch.device) -> None:
+def _evaluate(run: Run, stage: str, test: Sequence[Sample], device: torch.device) -> None:
     model, metadata = load_weights(run.weights(stage))
     recipe, metric = run.recipe, run.recipe.evaluation.metric
-    test, protocol = recipe.test.samples(), recipe.protocol(recipe.test)
+    protocol = recipe.protocol(recipe.test)
     fed = Preprocessing.of(metadata, run.weights(stage))
     origin = origin_of(metadata, recipe.test.name, recipe.test.split, flip=recipe.evaluation.flip)
     features = _features(recipe, model, test, fed, device, origin)
